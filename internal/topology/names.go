@@ -1,0 +1,94 @@
+// Package topology is where everything lies in NATS: the names of streams, subjects, consumers, buckets and
+// headers, and the setup that creates or verifies them.
+//
+// An update meets it at every station: it is stored under [StoredSubject], its result goes to [ResultSubject],
+// its dead letter to [DeadLetterSubject]. The names of the published side are update's.
+package topology
+
+import (
+	"strconv"
+	"strings"
+
+	"kexrelay/internal/fault"
+	"kexrelay/internal/update"
+)
+
+// Streams and buckets.
+const (
+	StreamUpdates     = "KEX_UPDATES"
+	StreamResults     = "KEX_RESULTS"
+	StreamDeadLetters = "KEX_DEADLETTERS"
+	StreamAudit       = "KEX_AUDIT"
+	BucketDocuments   = "KEX_DOCUMENTS" // Object store.
+	BucketLedger      = "KEX_LEDGER"    // Key-value: what is being sent.
+	BucketControl     = "KEX_CONTROL"   // Key-value: leases, holds, replay claims.
+)
+
+// PriorityGroup is the pinned-client group of every relay consumer.
+const PriorityGroup = "relay"
+
+// Subject spaces.
+const (
+	storedPrefix          = "kex.update."
+	SubjectResults        = "kex.result.>"
+	SubjectDeadLetters    = "kex.deadletter.>"
+	SubjectAudit          = "kex.audit.>"
+	resultPrefix          = "kex.result."
+	deadLetterPrefix      = "kex.deadletter."
+	publishedTransformSrc = "kex.vorgang.*.*"
+	publishedAll          = "kex.vorgang.>"
+)
+
+// Headers on results and dead letters.
+const (
+	HeaderOutcome        = "Kex-Outcome"
+	HeaderUpdateID       = update.HeaderUpdateID
+	HeaderUpdateSeq      = "Kex-Update-Seq"
+	HeaderUpdateAt       = "Kex-Update-At"      // When NATS stored the update, RFC 3339 with nanoseconds.
+	HeaderUpdateSubject  = "Kex-Update-Subject" // As published, at most 256 bytes.
+	HeaderReason         = "Kex-Reason"
+	HeaderStatus         = "Kex-Status"
+	HeaderDetail         = "Kex-Detail"
+	HeaderAttempts       = "Kex-Attempts"
+	HeaderRequestID      = "Kex-Request-Id"
+	HeaderFirstAttemptAt = "Kex-First-Attempt-At"
+	HeaderDeadLetteredAt = "Kex-Dead-Lettered-At"
+	HeaderReplays        = update.HeaderReplays
+	HeaderReplayOf       = update.HeaderReplayOf
+	HeaderBodyObject     = "Kex-Body-Object" // <bucket>/<name> of the original body.
+	HeaderBodySize       = "Kex-Body-Size"   // Bytes.
+	HeaderBodyDigest     = "Kex-Body-Digest" // SHA-256=<base64url>.
+)
+
+// Consumer is the durable consumer of a partition.
+func Consumer(partition int) string { return "relay-" + strconv.Itoa(partition) }
+
+// StoredSubject is the subject the stream's transform stores an update under.
+func StoredSubject(partition int, vorgangsnummer string, kind update.Kind) string {
+	return storedPrefix + strconv.Itoa(partition) + "." + vorgangsnummer + "." + string(kind)
+}
+
+// PublishedSubject rebuilds the subject an update was published to from the one it is stored under. A subject
+// the transform did not match was stored as it came and is returned unchanged.
+func PublishedSubject(stored string) string {
+	rest, ok := strings.CutPrefix(stored, storedPrefix)
+	if !ok {
+		return stored
+	}
+	_, rest, ok = strings.Cut(rest, ".")
+	if !ok {
+		return stored
+	}
+	return update.SubjectPrefix + rest
+}
+
+// ResultSubject is where the result event of an outcome goes. vorgangsnummer and kind are validated ones, as
+// update.Decode gives them.
+func ResultSubject(outcome update.Outcome, vorgangsnummer string, kind update.Kind) string {
+	return resultPrefix + string(outcome) + "." + vorgangsnummer + "." + string(kind)
+}
+
+// DeadLetterSubject is where a dead letter goes. vorgangsnummer and kind are validated ones.
+func DeadLetterSubject(reason fault.Reason, vorgangsnummer string, kind update.Kind) string {
+	return deadLetterPrefix + string(reason) + "." + vorgangsnummer + "." + string(kind)
+}
