@@ -1,0 +1,229 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"kexrelay/internal/fault"
+	"kexrelay/internal/hold"
+	"kexrelay/internal/lane"
+	"kexrelay/internal/update"
+)
+
+// handle brings the head of a lane one attempt further, and settles it if that was its last. stop ends waiting,
+// work ends sending and settling.
+func (r *Relay) handle(stop, work context.Context, pass *hold.Pass, turn *lane.Turn[*item]) {
+	if !pass.Booking() {
+		r.ping(work, pass, turn)
+		return
+	}
+	u, err := r.open(work, turn.Item)
+	if err != nil {
+		pass.Leave(hold.Signal{})
+		r.notOpened(work, turn, u, err)
+		return
+	}
+	for renewed := false; ; renewed = true {
+		a := r.attempt(stop, work, pass, turn.Item, u)
+		v := r.decide(pass, turn.Item, u, &a, renewed)
+		r.observe(work, u, turn.Item, a, v)
+		if v.action == repeat {
+			continue
+		}
+		if v.hold != "" {
+			r.deps.Gate.Raise(v.hold, v.wait, detail(a.fault), !a.rows.unknown)
+		}
+		pass.Leave(signal(a.fault, a.sent))
+		r.carryOut(work, turn, u, a, v)
+		return
+	}
+}
+
+// open reads and decodes the update of an item. The update is usable also beside a fault that says it is invalid.
+func (r *Relay) open(ctx context.Context, it *item) (*update.Update, error) {
+	m, err := it.delivery.Message(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if m.Replay, err = r.deps.Claims.Lookup(ctx, m.Header); err != nil {
+		return nil, err
+	}
+	return update.Decode(m, func() string {
+		if it.traceID == "" {
+			it.traceID = r.newTraceID()
+		}
+		return it.traceID // the same one each time the update is opened
+	})
+}
+
+// notOpened ends the turn of an update that could not be read, or that can never be right.
+func (r *Relay) notOpened(work context.Context, turn *lane.Turn[*item], u *update.Update, err error) {
+	f := fault.Of(err)
+	switch {
+	case u != nil && f.Kind == fault.Permanent:
+		v := verdict{action: deadLetter, reason: f.Reason}
+		r.observe(work, u, turn.Item, attempted{fault: f}, v)
+		r.carryOut(work, turn, u, attempted{fault: f}, v)
+	case errors.Is(err, ErrRemoved):
+		r.deps.Logger.Warn("update was removed from the stream while it was held",
+			slog.Uint64("update_seq", turn.Item.delivery.Seq()))
+		turn.Item.delivery.Forget()
+		turn.Done()
+	case work.Err() != nil:
+		turn.ReturnFirst()
+	default:
+		after := turn.Item.progress.delay(r.cfg.RetryInitial, r.cfg.RetryMaxInterval)
+		r.deps.Logger.Warn("update could not be read; it is tried again",
+			slog.Uint64("update_seq", turn.Item.delivery.Seq()), slog.Any("error", err), slog.Duration("retry_after", after))
+		turn.Retry(after)
+	}
+}
+
+// attempted is one attempt and its answer.
+type attempted struct {
+	// sent reports whether a POST was made.
+	sent     bool
+	status   int
+	duration time.Duration
+	// fault is nil if the request was booked.
+	fault *fault.Error
+	rows  rows
+}
+
+// attempt makes one POST, or says why none was made.
+func (r *Relay) attempt(stop, work context.Context, pass *hold.Pass, it *item, u *update.Update) attempted {
+	if err := r.deps.Sender.Authorize(stop); err != nil {
+		return attempted{fault: fault.Of(err)}
+	}
+	if err := r.limiter.Wait(stop); err != nil {
+		return attempted{fault: &fault.Error{Kind: fault.Interrupted, Err: err}}
+	}
+	// The wait for the token and the rate may have been long: what was raised meanwhile counts.
+	if !pass.MayStart() || stop.Err() != nil {
+		return attempted{fault: &fault.Error{Kind: fault.Interrupted, Detail: "sending was held or stopped before the request"}}
+	}
+	// The ledger's record of what is being sent belongs here: everything before it may wait, nothing after it does.
+	p := &it.progress
+	id := u.RequestTraceID(p.attempts + 1)
+	start := time.Now()
+	r.inFlight.Add(1)
+	answer, err := r.deps.Sender.Send(work, update.Request{
+		Vorgangsnummer: u.Vorgangsnummer, Kind: u.Kind,
+		TraceID: id, Traceparent: u.Traceparent, Tracestate: u.Tracestate,
+		Body: u.Body,
+	})
+	r.inFlight.Add(-1)
+	a := attempted{status: answer.Status, duration: time.Since(start), sent: true, fault: fault.Of(err)}
+	if a.fault != nil {
+		a.status = a.fault.Status
+		if a.fault.Kind == fault.Interrupted && !a.fault.Unknown {
+			a.sent = false // it never left, so it is no attempt
+			return a
+		}
+	}
+	p.attempts++
+	p.requestID = id
+	if p.firstAttemptAt.IsZero() {
+		p.firstAttemptAt = start
+	}
+	if a.fault != nil && a.fault.Unknown {
+		p.unknowns++
+	}
+	return a
+}
+
+// decide gathers the circumstances of an answer and lets judge decide.
+func (r *Relay) decide(pass *hold.Pass, it *item, u *update.Update, a *attempted, renewed bool) verdict {
+	p, f, now := &it.progress, a.fault, time.Now()
+	p.lastStatus = a.status
+	c := circumstances{sent: a.sent, renewed: renewed, probe: pass.Probe()}
+	if a.sent {
+		unknown := f != nil && f.Unknown
+		a.rows = r.answers.record(u.Vorgangsnummer, signal(f, true).Kind, unknown, r.lanes.Stats().Lanes, now)
+	}
+	if f != nil {
+		c.rows = a.rows
+		c.held = r.deps.Gate.Held(heldFor(f))
+		if f.Kind == fault.Throttled {
+			p.throttles++
+		}
+		if a.sent && (f.Kind == fault.Transient || f.Kind == fault.Throttled) {
+			since := p.firstFailureAt
+			if since.IsZero() {
+				since = now
+			}
+			c.othersWork = r.answers.othersWorkSince(u.Vorgangsnummer, since)
+			p.failed(now, r.deps.Gate.HeldFor(), c.othersWork)
+		}
+		c.unknowns, c.throttles, c.spent = p.unknowns, p.throttles, p.spent
+	}
+	return judge(r.cfg, f, c)
+}
+
+// heldFor is the hold that an answer is in the class of.
+func heldFor(f *fault.Error) fault.Reason {
+	if f.Kind == fault.Transient {
+		return fault.Outage
+	}
+	return f.Reason
+}
+
+// carryOut does what was decided. Exactly one call ends the turn.
+func (r *Relay) carryOut(work context.Context, turn *lane.Turn[*item], u *update.Update, a attempted, v verdict) {
+	it := turn.Item
+	switch v.action {
+	case deliver:
+		r.settle(work, turn, r.settlement(it, u, a, update.Delivered, ""))
+	case deadLetter:
+		r.settle(work, turn, r.settlement(it, u, a, update.DeadLettered, v.reason))
+	case retry:
+		it.delivery.Park()
+		turn.Retry(it.progress.delay(r.cfg.RetryInitial, r.cfg.RetryMaxInterval))
+	case keep:
+		it.delivery.Park()
+		turn.Return()
+	case leave, repeat:
+		turn.ReturnFirst()
+	}
+}
+
+// settlement is how the update ended, for the journal.
+func (r *Relay) settlement(it *item, u *update.Update, a attempted, outcome update.Outcome, reason fault.Reason) *update.Settlement {
+	p := &it.progress
+	s := &update.Settlement{
+		Update: u, Outcome: outcome, Reason: reason, Status: a.status,
+		Attempts: p.attempts, RequestID: p.requestID, FirstAttemptAt: p.firstAttemptAt,
+		SettledAt: time.Now(),
+	}
+	earlier := p.unknowns
+	if a.fault != nil {
+		s.Detail = detail(a.fault)
+		if a.fault.Unknown {
+			earlier-- // its own unknown outcome is the reason, not a possible duplicate
+		}
+	}
+	s.PossibleDuplicate = earlier > 0
+	return s
+}
+
+// detail is the text of a failure for results, holds and logs: scrubbed by whoever made the fault.
+func detail(f *fault.Error) string {
+	if f.Detail == "" && f.Err != nil {
+		return f.Err.Error()
+	}
+	return f.Detail
+}
+
+// ping probes an outage that unknown outcomes caused with a request that books nothing.
+func (r *Relay) ping(ctx context.Context, pass *hold.Pass, turn *lane.Turn[*item]) {
+	err := r.deps.Sender.Ping(ctx, r.newTraceID())
+	attrs := []any{slog.Bool("answered", err == nil)}
+	if err != nil {
+		attrs = append(attrs, slog.String("detail", detail(fault.Of(err))))
+	}
+	r.deps.Logger.Info("probed without booking", attrs...)
+	turn.Return()
+	pass.Answered(err == nil)
+}

@@ -1,0 +1,232 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"kexrelay/internal/fault"
+	"kexrelay/internal/hold"
+	"kexrelay/internal/update"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fakeDelivery is an update held in memory.
+type fakeDelivery struct {
+	seq     uint64
+	subject string
+	header  map[string][]string
+	body    string
+	removed bool
+
+	mu     sync.Mutex
+	reads  int
+	parked int
+	acked  chan struct{}
+}
+
+func comments(seq uint64, vorgang string) *fakeDelivery {
+	return &fakeDelivery{
+		seq: seq, subject: update.SubjectPrefix + vorgang + ".kommentare",
+		body: fmt.Sprintf(`["comment %d"]`, seq), acked: make(chan struct{}),
+	}
+}
+
+func (d *fakeDelivery) Subject() string { return d.subject }
+func (d *fakeDelivery) Seq() uint64     { return d.seq }
+func (d *fakeDelivery) Forget()         { close(d.acked) }
+
+func (d *fakeDelivery) Park() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.parked++
+}
+
+func (d *fakeDelivery) Ack(context.Context) error {
+	close(d.acked)
+	return nil
+}
+
+func (d *fakeDelivery) Message(context.Context) (update.Message, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.reads++
+	if d.removed {
+		return update.Message{}, fmt.Errorf("reading update %d: %w", d.seq, ErrRemoved)
+	}
+	return update.Message{
+		Subject: d.subject, Header: d.header, Body: []byte(d.body), Seq: d.seq, StoredAt: time.Unix(1, 0),
+	}, nil
+}
+
+// sentRequest is one request as the fake API saw it.
+type sentRequest struct {
+	vorgang, traceID, body string
+	at                     time.Time
+}
+
+// fakeAPI answers each request by a function and remembers the requests.
+type fakeAPI struct {
+	latency   time.Duration
+	answer    func(n int, r update.Request) error
+	authorize func() error
+	ping      func() error
+
+	mu    sync.Mutex
+	sent  []sentRequest
+	perV  map[string]int
+	pings int
+	most  int // requests at once
+	now   int
+}
+
+func (a *fakeAPI) Authorize(context.Context) error {
+	if a.authorize != nil {
+		return a.authorize()
+	}
+	return nil
+}
+
+func (a *fakeAPI) Ping(context.Context, string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.pings++
+	return a.ping()
+}
+
+func (a *fakeAPI) Send(ctx context.Context, r update.Request) (update.Answer, error) {
+	a.mu.Lock()
+	if a.perV == nil {
+		a.perV = make(map[string]int)
+	}
+	a.perV[r.Vorgangsnummer]++
+	n := a.perV[r.Vorgangsnummer]
+	a.sent = append(a.sent, sentRequest{r.Vorgangsnummer, r.TraceID, string(r.Body), time.Now()})
+	a.now++
+	a.most = max(a.most, a.now)
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		a.now--
+		a.mu.Unlock()
+	}()
+	if a.latency > 0 {
+		select {
+		case <-time.After(a.latency):
+		case <-ctx.Done():
+			return update.Answer{}, &fault.Error{Kind: fault.Interrupted, Unknown: true, Err: context.Cause(ctx)}
+		}
+	}
+	if a.answer != nil {
+		if err := a.answer(n, r); err != nil {
+			return update.Answer{}, err
+		}
+	}
+	return update.Answer{Status: 200}, nil
+}
+
+func (a *fakeAPI) requests() []sentRequest {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return append([]sentRequest(nil), a.sent...)
+}
+
+// fakeJournal keeps settlements.
+type fakeJournal struct {
+	refuse func(s *update.Settlement) error
+
+	mu      sync.Mutex
+	settled []*update.Settlement
+}
+
+func (j *fakeJournal) Settle(_ context.Context, s *update.Settlement) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.refuse != nil {
+		if err := j.refuse(s); err != nil {
+			return err
+		}
+	}
+	j.settled = append(j.settled, s)
+	return nil
+}
+
+func (j *fakeJournal) all() []*update.Settlement {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return append([]*update.Settlement(nil), j.settled...)
+}
+
+func (j *fakeJournal) count(outcome update.Outcome) int {
+	n := 0
+	for _, s := range j.all() {
+		if s.Outcome == outcome {
+			n++
+		}
+	}
+	return n
+}
+
+type noClaims struct{}
+
+func (noClaims) Lookup(context.Context, map[string][]string) (*update.Replay, error) {
+	return nil, nil //nolint:nilnil // no claim is no error
+}
+
+type noObserver struct{}
+
+func (noObserver) Attempt(update.Kind, string, time.Duration)        {}
+func (noObserver) Settled(update.Kind, update.Outcome, fault.Reason) {}
+
+// bench is a relay and what surrounds it.
+type bench struct {
+	*Relay
+	api     *fakeAPI
+	journal *fakeJournal
+	gate    *hold.Gate
+	stop    context.CancelFunc
+	done    chan struct{}
+}
+
+// start runs a relay in the current bubble until the test ends.
+func start(t *testing.T, api *fakeAPI, change func(*Config)) *bench {
+	t.Helper()
+	cfg := Config{
+		Concurrency: 8, RetryInitial: 500 * time.Millisecond, RetryMaxInterval: time.Minute,
+		RetryBudget: 15 * time.Minute, ShutdownTimeout: 35 * time.Second, TracePrefix: "kxr",
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	logger := slog.New(slog.DiscardHandler)
+	b := &bench{
+		api: api, journal: &fakeJournal{}, done: make(chan struct{}),
+		gate: hold.New(hold.Config{Limit: cfg.Concurrency, Initial: cfg.RetryInitial, MaxInterval: cfg.RetryMaxInterval, Logger: logger}),
+	}
+	b.Relay = New(cfg, Deps{
+		Sender: api, Journal: b.journal, Claims: noClaims{}, Observer: noObserver{}, Gate: b.gate, Logger: logger,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	b.stop = cancel
+	go func() {
+		defer close(b.done)
+		b.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-b.done
+	})
+	return b
+}
+
+func status(code int, kind fault.Kind, reason fault.Reason) *fault.Error {
+	return &fault.Error{Kind: kind, Reason: reason, Status: code, Detail: "the API said so"}
+}
+
+func unavailable() *fault.Error { return status(503, fault.Transient, fault.Outage) }

@@ -1,0 +1,216 @@
+// Package relay is the pipeline: what happens to an update between the stream and its result.
+//
+// The way of an update, each step a function of this package:
+//
+//	Accept  the queue hands a fetched update over; it joins the lane of its Vorgang
+//	work    a worker passes the gate (hold), then takes the head of a lane
+//	open    the body is read and decoded; what can never be right is settled without a call
+//	attempt token, rate, gate once more, then one POST
+//	judge   the one function that decides what becomes of the answer
+//	settle  dead letter, result event, then the ack: only now does the update leave the stream
+//
+// The package knows neither HTTP nor NATS: kex, queue and journal satisfy the small interfaces below, and app puts
+// them together. Another target for the same updates would be another Sender.
+package relay
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"kexrelay/internal/fault"
+	"kexrelay/internal/hold"
+	"kexrelay/internal/lane"
+	"kexrelay/internal/update"
+)
+
+// ErrRemoved is what Delivery.Message gives, wrapped or not, for an update that is no longer in the stream: an
+// operator took it away while it was held.
+var ErrRemoved = errors.New("the update is no longer in the stream")
+
+// ErrStopping is the cause that ends what is still being sent when the shutdown timeout is over.
+var ErrStopping = errors.New("the relay is stopping")
+
+// Delivery is one update as the queue holds it for us.
+type Delivery interface {
+	// Subject is the subject it was published to.
+	Subject() string
+	Seq() uint64
+	// Message gives the update with its body, reading it from the stream again if it was dropped to save memory.
+	Message(ctx context.Context) (update.Message, error)
+	// Park says that the body is not needed for a while: it may be dropped.
+	Park()
+	// Ack says that the update is settled: it leaves the stream.
+	Ack(ctx context.Context) error
+	// Forget gives the update up without an ack.
+	Forget()
+}
+
+// Sender makes attempts at the API. All errors are faults.
+type Sender interface {
+	// Authorize makes sure that a token is in hand.
+	Authorize(ctx context.Context) error
+	// Send is one attempt: one POST.
+	Send(ctx context.Context, r update.Request) (update.Answer, error)
+	// Ping asks whether the API answers at all, and books nothing.
+	Ping(ctx context.Context, traceID string) error
+}
+
+// Journal writes settlements down, idempotently.
+type Journal interface {
+	Settle(ctx context.Context, s *update.Settlement) error
+}
+
+// Claims tells replays from updates that only look like one.
+type Claims interface {
+	Lookup(ctx context.Context, header map[string][]string) (*update.Replay, error)
+}
+
+// Observer counts. Its methods must be cheap.
+type Observer interface {
+	Attempt(kind update.Kind, class string, d time.Duration)
+	Settled(kind update.Kind, outcome update.Outcome, reason fault.Reason)
+}
+
+// Config is what the pipeline is set to.
+type Config struct {
+	// Concurrency is how many updates are worked on at once.
+	Concurrency int
+	// Rate is the most requests per second, 0 for no limit.
+	Rate float64
+	// RetryInitial and RetryMaxInterval bound the delays between two attempts of an update.
+	RetryInitial, RetryMaxInterval time.Duration
+	// RetryBudget is how long an update is retried while others succeed.
+	RetryBudget time.Duration
+	// ParkUnknown makes a dead letter of an update whose outcome is unknown, instead of sending it again.
+	ParkUnknown bool
+	// ShutdownTimeout is how long what is being sent may take after the stop.
+	ShutdownTimeout time.Duration
+	// TracePrefix begins the trace IDs made here.
+	TracePrefix string
+}
+
+// Deps is what the pipeline works with.
+type Deps struct {
+	Sender   Sender
+	Journal  Journal
+	Claims   Claims
+	Observer Observer
+	Gate     *hold.Gate
+	Logger   *slog.Logger
+	// OnReady, if not nil, hears how many lanes could be worked on at once: intake pauses while there are enough.
+	OnReady func(ready int)
+}
+
+// Relay is the pipeline. Use New.
+type Relay struct {
+	cfg      Config
+	deps     Deps
+	lanes    *lane.Lanes[*item]
+	answers  answers
+	limiter  *rate.Limiter
+	inFlight atomic.Int64
+	probes   atomic.Uint64 // alternates between the lane that waits longest and the newest
+	stuck    atomic.Int64  // settlements that storage has refused and that are being repeated
+}
+
+// item is one update in its lane: what must be known of it even while its body is not in memory.
+type item struct {
+	delivery Delivery
+	progress progress
+	// traceID is the one made here, if the publisher gave none: the same for all attempts.
+	traceID string
+}
+
+// New makes a pipeline. Run starts it.
+func New(cfg Config, deps Deps) *Relay {
+	limit := rate.Inf
+	if cfg.Rate > 0 {
+		limit = rate.Limit(cfg.Rate)
+	}
+	return &Relay{
+		cfg:   cfg,
+		deps:  deps,
+		lanes: lane.New[*item](deps.OnReady),
+		// A burst of one: requests are spread, no second of any length sees more than the rate plus one.
+		limiter: rate.NewLimiter(limit, 1),
+	}
+}
+
+// Accept takes an update over from the queue and returns at once. Updates of one Vorgang must come in stream order.
+func (r *Relay) Accept(d Delivery) {
+	key, _, err := update.ParseSubject(d.Subject())
+	if err != nil {
+		// No Vorgang, so no order to keep: such an update waits for nobody.
+		key = update.NoVorgangsnummer + strconv.FormatUint(d.Seq(), 10)
+	}
+	r.lanes.Add(key, &item{delivery: d})
+}
+
+// Run works until stop ends, then lets what is being sent finish and settle within the shutdown timeout. It returns
+// when no worker is left.
+func (r *Relay) Run(stop context.Context) {
+	work, cancel := context.WithCancelCause(context.WithoutCancel(stop))
+	defer cancel(nil)
+	unwatch := context.AfterFunc(stop, func() {
+		timer := time.AfterFunc(r.cfg.ShutdownTimeout, func() { cancel(ErrStopping) })
+		context.AfterFunc(work, func() { timer.Stop() })
+	})
+	defer unwatch()
+
+	var workers sync.WaitGroup
+	for range r.cfg.Concurrency {
+		workers.Go(func() { r.work(stop, work) })
+	}
+	workers.Wait()
+	r.lanes.Stop()
+}
+
+// work is one worker: gate, lane, update, again.
+func (r *Relay) work(stop, work context.Context) {
+	for {
+		pass, err := r.deps.Gate.Enter(stop)
+		if err != nil {
+			return
+		}
+		// Probes take the oldest and the newest lane in turn: neither a queue of bad updates in front nor a bad one
+		// behind keeps a hold on.
+		newest := pass.Probe() && r.probes.Add(1)%2 == 0
+		turn, err := r.lanes.Next(stop, newest)
+		if err != nil {
+			pass.Leave(hold.Signal{})
+			return
+		}
+		if !pass.MayStart() {
+			turn.ReturnFirst()
+			pass.Leave(hold.Signal{})
+			continue
+		}
+		r.handle(stop, work, pass, turn)
+	}
+}
+
+// Stats is what the pipeline holds at one moment.
+type Stats struct {
+	Lanes lane.Stats
+	// InFlight counts requests that are being made.
+	InFlight int
+}
+
+// Stats counts what the pipeline holds now.
+func (r *Relay) Stats() Stats {
+	return Stats{Lanes: r.lanes.Stats(), InFlight: int(r.inFlight.Load())}
+}
+
+// newTraceID makes a trace ID for an update that came without a usable one.
+func (r *Relay) newTraceID() string {
+	return r.cfg.TracePrefix + strings.ToLower(rand.Text()[:16])
+}

@@ -1,0 +1,135 @@
+package relay
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"kexrelay/internal/fault"
+	"kexrelay/internal/lane"
+	"kexrelay/internal/update"
+)
+
+// settle writes down how an update ended, then acks it and lets its lane go on. The order is the promise: an update
+// leaves the stream only after the server has confirmed its result, and a dead letter comes before the result that
+// tells of it. While NATS refuses, the publish is repeated (never the POST) and everything else is held.
+func (r *Relay) settle(ctx context.Context, turn *lane.Turn[*item], s *update.Settlement) {
+	delays := retryDelays(r.cfg.RetryInitial, r.cfg.RetryMaxInterval)
+	refused := false
+	for {
+		err := r.deps.Journal.Settle(ctx, s)
+		if err == nil {
+			break
+		}
+		f := fault.Of(err)
+		if f.Kind == fault.Interrupted || ctx.Err() != nil {
+			r.deps.Logger.Error("update was not settled before the stop; it stays in the stream and is sent again",
+				append(identity(s.Update), slog.Any("error", err))...)
+			turn.ReturnFirst()
+			return
+		}
+		if !refused {
+			refused = true
+			r.stuck.Add(1)
+		}
+		r.deps.Gate.Raise(fault.Storage, 0, detail(f), true)
+		r.waitForStorage(ctx, delays.NextBackOff())
+	}
+	// The hold goes when the last refused settlement is through: results may be accepted while dead letters are not.
+	if refused && r.stuck.Add(-1) == 0 {
+		r.deps.Gate.Clear(fault.Storage)
+	}
+	if err := turn.Item.delivery.Ack(ctx); err != nil {
+		// Not lost: the server delivers it again, and the deterministic IDs make its settlement a repeat.
+		r.deps.Logger.Warn("settled update could not be acknowledged", append(identity(s.Update), slog.Any("error", err))...)
+	}
+	r.deps.Observer.Settled(s.Update.Kind, s.Outcome, s.Reason)
+	turn.Done()
+}
+
+// waitForStorage waits for the delay, or until another settlement got through and the hold ended.
+func (r *Relay) waitForStorage(ctx context.Context, delay time.Duration) {
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	for {
+		changed := r.deps.Gate.Changed()
+		if !r.deps.Gate.Held(fault.Storage) {
+			return
+		}
+		select {
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// observe logs and counts one attempt, or the refusal of an update that was never sent.
+func (r *Relay) observe(ctx context.Context, u *update.Update, it *item, a attempted, v verdict) {
+	if a.sent {
+		r.deps.Observer.Attempt(u.Kind, class(a), a.duration)
+	}
+	level := slog.LevelInfo
+	switch {
+	case v.action == deadLetter:
+		level = slog.LevelWarn
+	case !a.sent:
+		level = slog.LevelDebug // nothing left the process: the hold's own line says why
+	}
+	if !r.deps.Logger.Enabled(ctx, level) {
+		return
+	}
+	attrs := append(identity(u),
+		slog.Int("attempt", it.progress.attempts), slog.Bool("sent", a.sent),
+		slog.String("request_id", it.progress.requestID),
+		slog.String("outcome", v.action.String()),
+		slog.Int("status", a.status),
+		slog.Duration("duration", a.duration))
+	if v.reason != "" {
+		attrs = append(attrs, slog.String("reason", string(v.reason)))
+	}
+	if a.fault != nil {
+		attrs = append(attrs, slog.String("detail", detail(a.fault)))
+	}
+	if u.Note != "" {
+		attrs = append(attrs, slog.String("note", u.Note))
+	}
+	r.deps.Logger.Log(ctx, level, "attempt", attrs...)
+}
+
+// identity are the attributes that name an update in every line about it.
+func identity(u *update.Update) []any {
+	return []any{
+		slog.String("update_id", u.ID),
+		slog.Uint64("update_seq", u.Seq),
+		slog.String("vorgangsnummer", u.Vorgangsnummer),
+		slog.String("kind", string(u.Kind)),
+		slog.String("trace_id", u.TraceID),
+	}
+}
+
+// class is the metric label of an attempt's answer, a closed set.
+func class(a attempted) string {
+	if a.fault != nil {
+		switch {
+		case a.fault.Kind == fault.Throttled:
+			return "throttled"
+		case a.fault.Kind == fault.Systemic:
+			return "401"
+		case a.status == 0:
+			return "error"
+		}
+	}
+	switch a.status / 100 {
+	case 2:
+		return "2xx"
+	case 3:
+		return "3xx"
+	case 4:
+		return "4xx"
+	default:
+		return "5xx"
+	}
+}
