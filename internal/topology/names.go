@@ -37,6 +37,7 @@ const (
 	deadLetterPrefix      = "kex.deadletter."
 	publishedTransformSrc = "kex.vorgang.*.*"
 	publishedAll          = "kex.vorgang.>"
+	consumerPrefix        = "relay-"
 )
 
 // Headers on results and dead letters.
@@ -61,7 +62,7 @@ const (
 )
 
 // Consumer is the durable consumer of a partition.
-func Consumer(partition int) string { return "relay-" + strconv.Itoa(partition) }
+func Consumer(partition int) string { return consumerPrefix + strconv.Itoa(partition) }
 
 // StoredSubject is the subject the stream's transform stores an update under.
 func StoredSubject(partition int, vorgangsnummer string, kind update.Kind) string {

@@ -1,0 +1,113 @@
+package topology
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// streamInfo is nil if there is no such stream. It needs only the right to STREAM.INFO.
+func streamInfo(ctx context.Context, js jetstream.JetStream, name string) (*jetstream.StreamInfo, error) {
+	stream, err := js.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, nil //nolint:nilnil // Not there is an answer, not an error.
+	}
+	if err != nil {
+		return nil, err
+	}
+	return stream.CachedInfo(), nil
+}
+
+// consumerInfo is nil if there is no such consumer, or not even its stream. It needs only the right to
+// CONSUMER.INFO.
+func consumerInfo(ctx context.Context, js jetstream.JetStream, name string) (*jetstream.ConsumerInfo, error) {
+	consumer, err := js.Consumer(ctx, StreamUpdates, name)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, nil //nolint:nilnil // Not there is an answer, not an error.
+	}
+	if err != nil {
+		return nil, err
+	}
+	return consumer.CachedInfo(), nil
+}
+
+func configOf(stream jetstream.Stream) *jetstream.StreamConfig {
+	if stream == nil {
+		return nil
+	}
+	return &stream.CachedInfo().Config
+}
+
+func consumerConfigOf(consumer jetstream.Consumer) *jetstream.ConsumerConfig {
+	if consumer == nil {
+		return nil
+	}
+	return &consumer.CachedInfo().Config
+}
+
+// explainAsking says what usually is behind a question that JetStream did not answer.
+func explainAsking(err error) error {
+	switch {
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		return fmt.Errorf("%w: start the nats-server with JetStream (-js), or use an account or a --js-domain that has it", err)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrNoResponders):
+		return fmt.Errorf("%w: no answer, which may mean a missing right (the log of the connection names it), "+
+			"a wrong --js-domain or a cluster without a leader", err)
+	}
+	return err
+}
+
+// Error codes of the server that nats.go has no names for.
+const (
+	codeAccountLimit       = 10002
+	codeNoPeers            = 10005
+	codeInsufficient       = 10023
+	codeMaxConsumers       = 10026
+	codeMaxStreams         = 10027
+	codeMemoryExceeded     = 10028
+	codeStorageExceeded    = 10047
+	codeSubjectOverlap     = 10065
+	codeReplicasAlone      = 10074
+	codeMaxBytesRequired   = 10113
+	codeStreamBytesAbove   = 10122
+	codeMaxAckPendingAbove = 10121
+)
+
+// explainChange says which option or limit to change when the server refuses to create or update something. size
+// is the stream's or bucket's name for --max-bytes.
+func explainChange(err error, size string) error {
+	var refused jetstream.JetStreamError
+	if !errors.As(err, &refused) || refused.APIError() == nil {
+		return explainAsking(err)
+	}
+	smaller := "choose a smaller --" + FlagMaxBytes + " " + size + "=SIZE"
+	var advice string
+	switch int(refused.APIError().ErrorCode) {
+	case codeStorageExceeded, codeMemoryExceeded:
+		advice = "the server has not that much room left to reserve; " + smaller + " or raise the server's max_file_store or max_memory_store"
+	case codeAccountLimit:
+		advice = "it would pass the account's limit; " + smaller + " or raise the account's max_file or max_mem"
+	case codeStreamBytesAbove:
+		advice = "it would pass the account's limit for one stream; " + smaller
+	case codeMaxBytesRequired:
+		advice = "the account wants a size for every stream; give --" + FlagMaxBytes + " " + size + "=SIZE"
+	case codeReplicasAlone:
+		advice = "a single server keeps one copy; choose --" + FlagReplicas + " 1"
+	case codeNoPeers, codeInsufficient:
+		advice = "too few servers of the cluster can take it; choose fewer --" + FlagReplicas + ", or " + smaller
+	case codeMaxStreams:
+		advice = fmt.Sprintf("raise the account's max_streams; kexrelay needs %d", len(Names()))
+	case codeMaxConsumers:
+		advice = "raise the account's max_consumers, or choose fewer --" + FlagPartitions
+	case codeMaxAckPendingAbove:
+		advice = fmt.Sprintf("raise the account's max_ack_pending to at least %d", MaxAckPending)
+	case codeSubjectOverlap:
+		advice = "another stream of the account takes these subjects (nats stream find --subject); delete it or change its subjects"
+	default:
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, advice)
+}
