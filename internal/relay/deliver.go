@@ -66,17 +66,19 @@ func (r *Relay) notOpened(work context.Context, turn *lane.Turn[*item], u *updat
 		v := verdict{action: deadLetter, reason: f.Reason}
 		r.observe(work, u, turn.Item, attempted{fault: f}, v)
 		r.carryOut(work, turn, u, attempted{fault: f}, v)
-	case errors.Is(err, ErrRemoved):
+	case errors.Is(err, update.ErrRemoved):
 		r.deps.Logger.Warn("update was removed from the stream while it was held",
 			slog.Uint64("update_seq", turn.Item.delivery.Seq()))
 		turn.Item.delivery.Forget()
 		turn.Done()
 	case work.Err() != nil:
+		turn.Item.delivery.Release()
 		turn.ReturnFirst()
 	default:
 		after := turn.Item.progress.delay(r.cfg.RetryInitial, r.cfg.RetryMaxInterval)
 		r.deps.Logger.Warn("update could not be read; it is tried again",
 			slog.Uint64("update_seq", turn.Item.delivery.Seq()), slog.Any("error", err), slog.Duration("retry_after", after))
+		turn.Item.delivery.Release()
 		turn.Retry(after)
 	}
 }
@@ -185,6 +187,7 @@ func (r *Relay) carryOut(work context.Context, turn *lane.Turn[*item], u *update
 		it.delivery.Park()
 		turn.Return()
 	case leave, repeat:
+		it.delivery.Release()
 		turn.ReturnFirst()
 	}
 }

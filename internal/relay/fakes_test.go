@@ -41,6 +41,7 @@ func comments(seq uint64, vorgang string) *fakeDelivery {
 func (d *fakeDelivery) Subject() string { return d.subject }
 func (d *fakeDelivery) Seq() uint64     { return d.seq }
 func (d *fakeDelivery) Forget()         { close(d.acked) }
+func (d *fakeDelivery) Release()        {}
 
 func (d *fakeDelivery) Park() {
 	d.mu.Lock()
@@ -58,7 +59,7 @@ func (d *fakeDelivery) Message(context.Context) (update.Message, error) {
 	defer d.mu.Unlock()
 	d.reads++
 	if d.removed {
-		return update.Message{}, fmt.Errorf("reading update %d: %w", d.seq, ErrRemoved)
+		return update.Message{}, fmt.Errorf("reading update %d: %w", d.seq, update.ErrRemoved)
 	}
 	return update.Message{
 		Subject: d.subject, Header: d.header, Body: []byte(d.body), Seq: d.seq, StoredAt: time.Unix(1, 0),

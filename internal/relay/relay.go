@@ -32,10 +32,6 @@ import (
 	"kexrelay/internal/update"
 )
 
-// ErrRemoved is what Delivery.Message gives, wrapped or not, for an update that is no longer in the stream: an
-// operator took it away while it was held.
-var ErrRemoved = errors.New("the update is no longer in the stream")
-
 // ErrStopping is the cause that ends what is still being sent when the shutdown timeout is over.
 var ErrStopping = errors.New("the relay is stopping")
 
@@ -45,7 +41,10 @@ type Delivery interface {
 	Subject() string
 	Seq() uint64
 	// Message gives the update with its body, reading it from the stream again if it was dropped to save memory.
+	// The body stays in memory until Release, Park, Ack or Forget. update.ErrRemoved says that it is gone.
 	Message(ctx context.Context) (update.Message, error)
+	// Release says that the body is not used at the moment, but soon will be.
+	Release()
 	// Park says that the body is not needed for a while: it may be dropped.
 	Park()
 	// Ack says that the update is settled: it leaves the stream.

@@ -7,9 +7,13 @@
 package update
 
 import (
+	"errors"
 	"strconv"
 	"time"
 )
+
+// ErrRemoved says that an update is not in the stream any more: an operator removed it while it was held.
+var ErrRemoved = errors.New("the update is no longer in the stream")
 
 // SubjectPrefix begins every subject an update is published to: kex.vorgang.<vorgangsnummer>.<kind>.
 const SubjectPrefix = "kex.vorgang."
