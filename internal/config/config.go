@@ -1,0 +1,156 @@
+// Package config turns flags, environment variables and a YAML file into typed, validated settings.
+//
+// It stands before an update's way begins: cmd registers the flags with [RegisterFlags], hands the environment in
+// as an [Env], gets a [Serve] (or a [Connection] for the commands that only talk to NATS) or every mistake at
+// once, and app cuts it into the packages' own configurations. One table, [Options], names each option; flags,
+// environment names, file keys, help, the README's table and the printed configuration all come from it.
+//
+// Precedence: flag, environment, file, default. An environment variable or file value that is empty counts as
+// not set; an empty flag is a value. The package reads no environment itself, and no secret leaves it through an
+// error text, a log or a format verb.
+package config
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// Serve is the configuration of the relay: everything `kexrelay serve` needs. Its fields are valid together:
+// LoadServe checked them.
+type Serve struct {
+	KEX   KEX
+	NATS  Connection
+	Relay Relay
+	HTTP  HTTP
+	Log   Log
+
+	settings []Setting
+}
+
+// KEX is how the API and its token endpoint are reached.
+type KEX struct {
+	// BaseURL and TokenURL have no trailing slash, no user information and no query. Plain HTTP is possible only
+	// towards loopback or with InsecureHTTP.
+	BaseURL  string
+	TokenURL string
+	ClientID string
+	// ClientSecretFile is the path the secret is read from, empty if the secret was given as a value.
+	ClientSecretFile string
+	// Scopes are complete: impersonation has added its own.
+	Scopes             []string
+	ImpersonateSubject string
+	ImpersonateActor   string
+	// RequestTimeout bounds one request to the API, from its first byte to the end of its answer.
+	RequestTimeout time.Duration
+	// CAFile holds PEM certificates trusted in addition to the system's, or is empty.
+	CAFile       string
+	InsecureHTTP bool
+
+	clientSecret Secret
+}
+
+// Relay is how updates are sent and retried.
+type Relay struct {
+	// Name tells installations apart: in the source of events and in the name of the NATS connection.
+	Name string
+	// Source is the URN every result event names as its source.
+	Source string
+	// TracePrefix begins the trace ID of an update that came without one.
+	TracePrefix string
+	// Concurrency is how many requests may be in flight.
+	Concurrency int
+	// Rate is requests per second over all Vorgänge, 0 for no limit.
+	Rate             float64
+	RetryInitial     time.Duration
+	RetryMaxInterval time.Duration
+	// RetryBudget is how long one update may be retried while others succeed.
+	RetryBudget    time.Duration
+	UnknownOutcome UnknownOutcome
+	// MaxInflightBytes bounds the bodies held in memory.
+	MaxInflightBytes int64
+	// ShutdownTimeout is longer than the request timeout.
+	ShutdownTimeout time.Duration
+	// ConfigFile is the file --config or KEXRELAY_CONFIG named, for the record.
+	ConfigFile string
+}
+
+// HTTP is where the process answers for itself.
+type HTTP struct {
+	// Addr serves /livez, /readyz and /metrics.
+	Addr string
+	// ConsoleAddr serves the console; empty is off.
+	ConsoleAddr string
+}
+
+// Log is what is logged and how.
+type Log struct {
+	Level  slog.Level
+	Format LogFormat
+}
+
+// UnknownOutcome is the policy for an update nobody can say of whether it was booked.
+type UnknownOutcome string
+
+// The policies: send it again and mark the result, or make it a dead letter.
+const (
+	Retry UnknownOutcome = "retry"
+	Park  UnknownOutcome = "park"
+)
+
+// LogFormat is how log lines look.
+type LogFormat string
+
+// The formats: Auto is text on a terminal and JSON elsewhere.
+const (
+	Auto LogFormat = "auto"
+	Text LogFormat = "text"
+	JSON LogFormat = "json"
+)
+
+// LoadServe gives the configuration of the relay out of the flags RegisterFlags put into fs, the environment and
+// the file (see [File]; "" is none). fs and env may be nil. The error joins an *OptionError for every mistake
+// there is; the Serve is then empty.
+func LoadServe(fs *pflag.FlagSet, env Env, file string) (Serve, error) {
+	return load(fs, env, file, ServeOptions)
+}
+
+// LoadConnection gives the NATS settings alone, for the commands that need nothing else. Errors are as those of
+// LoadServe.
+func LoadConnection(fs *pflag.FlagSet, env Env) (Connection, error) {
+	s, err := load(fs, env, "", ConnectionOptions)
+	return s.NATS, err
+}
+
+// LoadLog gives the log settings alone. Errors are as those of LoadServe.
+func LoadLog(fs *pflag.FlagSet, env Env) (Log, error) {
+	s, err := load(fs, env, "", LogOptions)
+	return s.Log, err
+}
+
+// File is the path of the configuration file that --config or KEXRELAY_CONFIG names, "" if neither does.
+func File(fs *pflag.FlagSet, env Env) string {
+	for _, o := range Options(RelayOptions) {
+		if o.Key == keyConfig {
+			return o.lookup(fs, env, nil).text
+		}
+	}
+	return ""
+}
+
+// ClientSecret is the secret of the API client as it is now: a file is read anew at each call, so that a rotated
+// secret takes effect without a restart. Its error never holds the secret.
+func (k KEX) ClientSecret() (string, error) {
+	if k.ClientSecretFile == "" {
+		return k.clientSecret.Reveal(), nil
+	}
+	secret, err := readSecret(k.ClientSecretFile)
+	if err != nil {
+		return "", &OptionError{Option: keyClientSecretFile, Name: envName(keyClientSecretFile), Problem: err.Error()}
+	}
+	return secret, nil
+}
+
+// Impersonates reports whether the client acts for another partner.
+func (k KEX) Impersonates() bool { return k.ImpersonateSubject != "" }
