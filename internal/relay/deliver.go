@@ -94,6 +94,14 @@ type attempted struct {
 	rows  rows
 }
 
+// err is the fault as an error: nil, not a typed nil, if the request was booked.
+func (a *attempted) err() error {
+	if a.fault == nil {
+		return nil
+	}
+	return a.fault
+}
+
 // attempt makes one POST, or says why none was made.
 func (r *Relay) attempt(stop, work context.Context, pass *hold.Pass, it *item, u *update.Update) attempted {
 	if err := r.deps.Sender.Authorize(stop); err != nil {

@@ -182,7 +182,7 @@ func (noClaims) Lookup(context.Context, map[string][]string) (*update.Replay, er
 
 type noObserver struct{}
 
-func (noObserver) Attempt(update.Kind, string, time.Duration)        {}
+func (noObserver) Attempt(update.Kind, error, time.Duration)         {}
 func (noObserver) Settled(update.Kind, update.Outcome, fault.Reason) {}
 
 // bench is a relay and what surrounds it.

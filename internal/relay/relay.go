@@ -75,7 +75,8 @@ type Claims interface {
 
 // Observer counts. Its methods must be cheap.
 type Observer interface {
-	Attempt(kind update.Kind, class string, d time.Duration)
+	// Attempt is one POST and how it ended, nil if it was booked.
+	Attempt(kind update.Kind, err error, took time.Duration)
 	Settled(kind update.Kind, outcome update.Outcome, reason fault.Reason)
 }
 

@@ -69,7 +69,7 @@ func (r *Relay) waitForStorage(ctx context.Context, delay time.Duration) {
 // observe logs and counts one attempt, or the refusal of an update that was never sent.
 func (r *Relay) observe(ctx context.Context, u *update.Update, it *item, a attempted, v verdict) {
 	if a.sent {
-		r.deps.Observer.Attempt(u.Kind, class(a), a.duration)
+		r.deps.Observer.Attempt(u.Kind, a.err(), a.duration)
 	}
 	level := slog.LevelInfo
 	switch {
@@ -107,29 +107,5 @@ func identity(u *update.Update) []any {
 		slog.String("vorgangsnummer", u.Vorgangsnummer),
 		slog.String("kind", string(u.Kind)),
 		slog.String("trace_id", u.TraceID),
-	}
-}
-
-// class is the metric label of an attempt's answer, a closed set.
-func class(a attempted) string {
-	if a.fault != nil {
-		switch {
-		case a.fault.Kind == fault.Throttled:
-			return "throttled"
-		case a.fault.Kind == fault.Systemic:
-			return "401"
-		case a.status == 0:
-			return "error"
-		}
-	}
-	switch a.status / 100 {
-	case 2:
-		return "2xx"
-	case 3:
-		return "3xx"
-	case 4:
-		return "4xx"
-	default:
-		return "5xx"
 	}
 }

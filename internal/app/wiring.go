@@ -1,0 +1,115 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"time"
+
+	"kexrelay/internal/config"
+	"kexrelay/internal/hold"
+	"kexrelay/internal/journal"
+	"kexrelay/internal/kex"
+	"kexrelay/internal/queue"
+	"kexrelay/internal/relay"
+	"kexrelay/internal/telemetry"
+)
+
+// runnablePerWorker is how many lanes per worker are enough work: beyond them, intake pauses. Less and a worker
+// could find nothing between two fetches; more would only hold updates that are not sent yet.
+const runnablePerWorker = 16
+
+// newClient makes the API's client.
+func (p *relayProcess) newClient(version string) error {
+	k := p.cfg.KEX
+	client, err := kex.New(kex.Config{
+		BaseURL: k.BaseURL, TokenURL: k.TokenURL,
+		ClientID: k.ClientID, ClientSecret: k.ClientSecret, Scopes: k.Scopes,
+		ImpersonateSubject: k.ImpersonateSubject, ImpersonateActor: k.ImpersonateActor,
+		RequestTimeout: k.RequestTimeout, CAFile: k.CAFile, InsecureHTTP: k.InsecureHTTP,
+		Concurrency: p.cfg.Relay.Concurrency, TracePrefix: p.cfg.Relay.TracePrefix,
+		UserAgent: "kexrelay/" + version,
+		OnToken: func(outcome string, took time.Duration) {
+			p.metrics.TokenFetch(tokenOutcome(outcome), took)
+		},
+	})
+	p.client = client
+	return err
+}
+
+// connect makes the connection to NATS. A server that is not up yet is waited for.
+func (p *relayProcess) connect(ctx context.Context) (*queue.Conn, error) {
+	options := ConnectOptions(p.cfg.NATS)
+	options.Name = "kexrelay " + p.cfg.Relay.Name
+	options.RetryOnFailedConnect = true
+	return queue.Connect(ctx, options, queue.Hooks{
+		Logger:         p.logger,
+		OnSlowConsumer: func() { p.metrics.NATSError(telemetry.NATSSlowConsumer) },
+		OnPermission:   func(string) { p.metrics.NATSError(telemetry.NATSPermission) },
+	})
+}
+
+// ConnectOptions are the settings of a connection in queue's terms.
+func ConnectOptions(c config.Connection) queue.ConnectOptions {
+	return queue.ConnectOptions{
+		URL: strings.Join(c.Servers.List(), ","), Context: c.Context,
+		Creds: c.Creds, NKey: c.NKey, User: c.User.Reveal(), Password: c.Password.Reveal(),
+		TLSCert: c.TLSCert, TLSKey: c.TLSKey, TLSCA: c.TLSCA, TLSFirst: c.TLSFirst,
+		Timeout: c.Timeout, InboxPrefix: c.InboxPrefix, JSDomain: c.JSDomain, JSAPIPrefix: c.JSAPIPrefix,
+	}
+}
+
+// newRelay makes the gate and the pipeline behind it.
+func (p *relayProcess) newRelay(written *journal.Journal) error {
+	r := p.cfg.Relay
+	p.gate = hold.New(hold.Config{
+		Limit: r.Concurrency, Initial: r.RetryInitial, MaxInterval: r.RetryMaxInterval, Logger: p.logger,
+	})
+	enough := r.Concurrency * runnablePerWorker
+	p.relay = relay.New(relay.Config{
+		Concurrency: r.Concurrency, Rate: r.Rate,
+		RetryInitial: r.RetryInitial, RetryMaxInterval: r.RetryMaxInterval, RetryBudget: r.RetryBudget,
+		ParkUnknown: r.UnknownOutcome == config.Park, ShutdownTimeout: r.ShutdownTimeout, TracePrefix: r.TracePrefix,
+	}, relay.Deps{
+		Sender: p.client, Journal: written, Claims: journal.NewClaims(p.conn.Load().JetStream()),
+		Observer: observer{p.metrics}, Gate: p.gate, Logger: p.logger,
+		OnReady: func(ready int) { p.throttleIntake(ready, enough) },
+	})
+	return p.registerGauges()
+}
+
+// throttleIntake pauses fetching while enough lanes are runnable. There is some distance between pausing and going
+// on, so that intake does not flap around one number.
+func (p *relayProcess) throttleIntake(ready, enough int) {
+	busy := p.busy.Load()
+	switch {
+	case !busy && ready >= enough:
+		p.busy.Store(true)
+	case busy && ready <= enough/2:
+		p.busy.Store(false)
+		for _, q := range p.queues {
+			q.Wake()
+		}
+	}
+}
+
+// bind binds to the consumer of each partition and takes it over: what a former process left unsettled comes again
+// at once and in stream order. There must be one replica only; leases that allow several stand here later.
+func (p *relayProcess) bind(ctx context.Context, partitions int) error {
+	for partition := range partitions {
+		q, err := queue.New(ctx, p.conn.Load(), queue.Config{
+			Partition: partition,
+			MaxBytes:  p.cfg.Relay.MaxInflightBytes / int64(partitions),
+			Busy:      p.busy.Load,
+			Logger:    p.logger.With(slog.Int("partition", partition)),
+		})
+		if err != nil {
+			return err
+		}
+		p.queues = append(p.queues, q)
+		if err := q.Reset(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
