@@ -4,14 +4,55 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+const (
+	// A cluster that has just created or moved something needs a moment to choose its leaders. Until then it
+	// refuses questions or leaves them without an answer.
+	electionTime = 15 * time.Second
+	electionPoll = 100 * time.Millisecond
+	answerTime   = 5 * time.Second
+)
+
+// patiently repeats what finds no leader, for as long as an election may take. Everything done through it may
+// be done twice.
+func patiently(ctx context.Context, do func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, electionTime)
+	defer cancel()
+	for {
+		try, cancel := context.WithTimeout(ctx, answerTime)
+		err := do(try)
+		cancel()
+		if !leaderless(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(electionPoll):
+		}
+	}
+}
+
+func leaderless(err error) bool {
+	if refused, ok := errors.AsType[jetstream.JetStreamError](err); ok && refused.APIError() != nil {
+		return int(refused.APIError().ErrorCode) == codeUnavailable
+	}
+	return errors.Is(err, context.DeadlineExceeded)
+}
+
 // streamInfo is nil if there is no such stream. It needs only the right to STREAM.INFO.
 func streamInfo(ctx context.Context, js jetstream.JetStream, name string) (*jetstream.StreamInfo, error) {
-	stream, err := js.Stream(ctx, name)
+	var stream jetstream.Stream
+	err := patiently(ctx, func(ctx context.Context) (err error) {
+		stream, err = js.Stream(ctx, name)
+		return err
+	})
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, nil //nolint:nilnil // Not there is an answer, not an error.
 	}
@@ -24,7 +65,11 @@ func streamInfo(ctx context.Context, js jetstream.JetStream, name string) (*jets
 // consumerInfo is nil if there is no such consumer, or not even its stream. It needs only the right to
 // CONSUMER.INFO.
 func consumerInfo(ctx context.Context, js jetstream.JetStream, name string) (*jetstream.ConsumerInfo, error) {
-	consumer, err := js.Consumer(ctx, StreamUpdates, name)
+	var consumer jetstream.Consumer
+	err := patiently(ctx, func(ctx context.Context) (err error) {
+		consumer, err = js.Consumer(ctx, StreamUpdates, name)
+		return err
+	})
 	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, nil //nolint:nilnil // Not there is an answer, not an error.
 	}
@@ -32,6 +77,24 @@ func consumerInfo(ctx context.Context, js jetstream.JetStream, name string) (*je
 		return nil, err
 	}
 	return consumer.CachedInfo(), nil
+}
+
+// consumerNames lists the consumers of the updates; it needs the right to CONSUMER.NAMES besides STREAM.INFO.
+func consumerNames(ctx context.Context, js jetstream.JetStream) ([]string, error) {
+	var names []string
+	err := patiently(ctx, func(ctx context.Context) error {
+		stream, err := js.Stream(ctx, StreamUpdates)
+		if err != nil {
+			return err
+		}
+		names = nil
+		lister := stream.ConsumerNames(ctx)
+		for name := range lister.Name() {
+			names = append(names, name)
+		}
+		return lister.Err()
+	})
+	return names, err
 }
 
 func configOf(stream jetstream.Stream) *jetstream.StreamConfig {
@@ -51,9 +114,10 @@ func consumerConfigOf(consumer jetstream.Consumer) *jetstream.ConsumerConfig {
 // explainAsking says what usually is behind a question that JetStream did not answer.
 func explainAsking(err error) error {
 	switch {
-	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount),
+		errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("%w: start the nats-server with JetStream (-js), or use an account or a --js-domain that has it", err)
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrNoResponders):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
 		return fmt.Errorf("%w: no answer, which may mean a missing right (the log of the connection names it), "+
 			"a wrong --js-domain or a cluster without a leader", err)
 	}
@@ -64,6 +128,7 @@ func explainAsking(err error) error {
 const (
 	codeAccountLimit       = 10002
 	codeNoPeers            = 10005
+	codeUnavailable        = 10008
 	codeInsufficient       = 10023
 	codeMaxConsumers       = 10026
 	codeMaxStreams         = 10027
@@ -76,14 +141,15 @@ const (
 	codeMaxAckPendingAbove = 10121
 )
 
-// explainChange says which option or limit to change when the server refuses to create or update something. size
-// is the stream's or bucket's name for --max-bytes.
-func explainChange(err error, size string) error {
+// explainChange says which option or limit to change when the server refuses to create or update something. s is
+// the stream concerned, if it is one.
+func explainChange(err error, s spec) error {
 	var refused jetstream.JetStreamError
 	if !errors.As(err, &refused) || refused.APIError() == nil {
 		return explainAsking(err)
 	}
-	smaller := "choose a smaller --" + FlagMaxBytes + " " + size + "=SIZE"
+	size := FlagMaxBytes + " " + s.name + "=SIZE"
+	smaller := "choose a smaller --" + size
 	var advice string
 	switch int(refused.APIError().ErrorCode) {
 	case codeStorageExceeded, codeMemoryExceeded:
@@ -93,7 +159,7 @@ func explainChange(err error, size string) error {
 	case codeStreamBytesAbove:
 		advice = "it would pass the account's limit for one stream; " + smaller
 	case codeMaxBytesRequired:
-		advice = "the account wants a size for every stream; give --" + FlagMaxBytes + " " + size + "=SIZE"
+		advice = "the account wants a size for every stream; give --" + size
 	case codeReplicasAlone:
 		advice = "a single server keeps one copy; choose --" + FlagReplicas + " 1"
 	case codeNoPeers, codeInsufficient:
@@ -105,7 +171,8 @@ func explainChange(err error, size string) error {
 	case codeMaxAckPendingAbove:
 		advice = fmt.Sprintf("raise the account's max_ack_pending to at least %d", MaxAckPending)
 	case codeSubjectOverlap:
-		advice = "another stream of the account takes these subjects (nats stream find --subject); delete it or change its subjects"
+		advice = "another stream of the account takes its subjects (nats stream find --subject '" + strings.Join(s.base.Subjects, " ") +
+			"'); delete that or change its subjects"
 	default:
 		return err
 	}

@@ -105,7 +105,6 @@ func consumerFields() []field[jetstream.ConsumerConfig] {
 		{name: "backoff", value: func(c *cfg) string { return list(c.BackOff) }},
 		{name: "max_ack_pending", value: func(c *cfg) string { return limit(c.MaxAckPending) }, tunable: true},
 		{name: "headers_only", value: func(c *cfg) string { return yesNo(c.HeadersOnly) }},
-		{name: "rate_limit_bps", value: func(c *cfg) string { return number(c.RateLimit) }, tunable: true},
 		{name: "max_batch", value: func(c *cfg) string { return number(c.MaxRequestBatch) }},
 		{name: "max_expires", value: func(c *cfg) string { return age(c.MaxRequestExpires) }},
 		{name: "max_bytes", value: func(c *cfg) string { return number(c.MaxRequestMaxBytes) }},

@@ -69,6 +69,11 @@ func StoredSubject(partition int, vorgangsnummer string, kind update.Kind) strin
 	return storedPrefix + strconv.Itoa(partition) + "." + vorgangsnummer + "." + string(kind)
 }
 
+// StoredSubjects is the filter for a Vorgang's updates of a kind in whatever partition they are stored.
+func StoredSubjects(vorgangsnummer string, kind update.Kind) string {
+	return storedPrefix + "*." + vorgangsnummer + "." + string(kind)
+}
+
 // PublishedSubject rebuilds the subject an update was published to from the one it is stored under. A subject
 // the transform did not match was stored as it came and is returned unchanged.
 func PublishedSubject(stored string) string {

@@ -55,6 +55,7 @@ const (
 	defaultDocumentsBytes   = 1 << 30
 	defaultResultAge        = 30 * 24 * time.Hour
 	auditAge                = 365 * 24 * time.Hour
+	clusterReplicas         = 3 // One server may fail.
 	maxReplicas             = 5
 )
 
@@ -63,7 +64,7 @@ const (
 type Options struct {
 	// Partitions is how many consumers share the updates, 1 to MaxPartitions; 1 for a new topology.
 	Partitions int
-	// Replicas is on how many servers everything is kept, 1 to 5; 1 for a new topology, 3 in a cluster.
+	// Replicas is on how many servers everything is kept, 1 to 5. What is new gets 3 in a cluster, else 1.
 	Replicas int
 	// Storage is File for a new topology. It cannot be changed later.
 	Storage Storage

@@ -47,7 +47,11 @@ func requireLevel(level int) error {
 
 // accountLevel asks for the API level; it needs the right to $JS.API.INFO.
 func accountLevel(ctx context.Context, js jetstream.JetStream) (int, error) {
-	info, err := js.AccountInfo(ctx)
+	var info *jetstream.AccountInfo
+	err := patiently(ctx, func(ctx context.Context) (err error) {
+		info, err = js.AccountInfo(ctx)
+		return err
+	})
 	if err != nil {
 		return 0, fmt.Errorf("asking for the JetStream account: %w", explainAsking(err))
 	}

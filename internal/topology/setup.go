@@ -33,8 +33,8 @@ func Setup(ctx context.Context, js jetstream.JetStream, opts Options) (Report, e
 	for _, step := range p.steps {
 		thing := step.thing
 		if thing.Action != Unchanged && !opts.DryRun {
-			if err := step.do(ctx); err != nil {
-				return report, fmt.Errorf("%s: %w", thing.Name, explainChange(err, step.size))
+			if err := patiently(ctx, step.do); err != nil {
+				return report, fmt.Errorf("%s: %w", thing.Name, explainChange(err, step.stream))
 			}
 		}
 		report.Things = append(report.Things, thing)
@@ -72,8 +72,8 @@ type plan struct {
 type step struct {
 	thing Thing
 	do    func(ctx context.Context) error
-	// size names the stream or bucket whose size may be the reason if the server refuses.
-	size string
+	// stream is what the thing is, unless it is a consumer.
+	stream spec
 }
 
 func makePlan(ctx context.Context, js jetstream.JetStream, opts Options) (*plan, error) {
@@ -118,8 +118,11 @@ func (p *plan) planStream(ctx context.Context, s spec) error {
 	}
 	wanted := s.wanted(p.opts, p.partitions, config)
 	if found == nil {
+		if p.opts.Replicas == 0 && p.js.Conn().ConnectedClusterName() != "" {
+			wanted.Replicas = clusterReplicas
+		}
 		p.steps = append(p.steps, step{
-			thing: Thing{Name: s.label(), Action: Created}, size: s.name,
+			thing: Thing{Name: s.label(), Action: Created}, stream: s,
 			do: func(ctx context.Context) error {
 				stream, err := p.js.CreateStream(ctx, wanted)
 				return agreed(streamFields(), configOf(stream), &wanted, err)
@@ -130,7 +133,7 @@ func (p *plan) planStream(ctx context.Context, s spec) error {
 	changes := compare(streamFields(), &found.Config, &wanted)
 	p.refuseFixed(s.label(), "stream", s.base.Name, changes)
 	p.steps = append(p.steps, step{
-		thing: updated(s.label(), changes), size: s.name,
+		thing: updated(s.label(), changes), stream: s,
 		do: func(ctx context.Context) error {
 			stream, err := p.js.UpdateStream(ctx, wanted)
 			return agreed(streamFields(), configOf(stream), &wanted, err)
@@ -157,13 +160,21 @@ func (p *plan) planPartitions(found *jetstream.StreamInfo) {
 	if harmless || p.waiting == 0 {
 		return
 	}
-	was := strconv.Itoa(now)
-	if now == 0 {
-		was = "an unknown number of"
-	}
 	p.refuse("stream "+StreamUpdates,
-		fmt.Sprintf("holds %d updates in %s partitions, and changing that to %d would mix up their order", p.waiting, was, p.partitions),
+		fmt.Sprintf("is not empty (updates waiting: %d), and going from %s to %s would mix up their order",
+			p.waiting, partitionCount(now), partitionCount(p.partitions)),
 		"Stop the publishers, let the relays empty the stream, pause them, then run kexrelay setup --"+FlagPartitions+" again")
+}
+
+func partitionCount(n int) string {
+	switch n {
+	case 0:
+		return "an unknown number of partitions"
+	case 1:
+		return "1 partition"
+	default:
+		return strconv.Itoa(n) + " partitions"
+	}
 }
 
 func (p *plan) planConsumers(ctx context.Context) error {
@@ -184,12 +195,11 @@ func (p *plan) planRemovals(ctx context.Context) error {
 	if !p.hasUpdates {
 		return nil
 	}
-	stream, err := p.js.Stream(ctx, StreamUpdates)
+	names, err := consumerNames(ctx, p.js)
 	if err != nil {
-		return fmt.Errorf("asking for stream %s: %w", StreamUpdates, explainAsking(err))
+		return fmt.Errorf("listing the consumers of %s: %w", StreamUpdates, explainAsking(err))
 	}
-	names := stream.ConsumerNames(ctx)
-	for name := range names.Name() {
+	for _, name := range names {
 		partition, ours := partitionOf(name)
 		switch {
 		case !ours:
@@ -198,14 +208,19 @@ func (p *plan) planRemovals(ctx context.Context) error {
 		case partition >= p.partitions:
 			p.steps = append(p.steps, step{
 				thing: Thing{Name: "consumer " + name, Action: Removed},
-				do:    func(ctx context.Context) error { return p.js.DeleteConsumer(ctx, StreamUpdates, name) },
+				do:    func(ctx context.Context) error { return p.removeConsumer(ctx, name) },
 			})
 		}
 	}
-	if err := names.Err(); err != nil {
-		return fmt.Errorf("listing the consumers of %s: %w", StreamUpdates, explainAsking(err))
-	}
 	return nil
+}
+
+func (p *plan) removeConsumer(ctx context.Context, name string) error {
+	err := p.js.DeleteConsumer(ctx, StreamUpdates, name)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return nil // Another setup was faster, or the answer to the first try got lost.
+	}
+	return err
 }
 
 func partitionOf(consumer string) (int, bool) {

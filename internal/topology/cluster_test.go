@@ -1,0 +1,87 @@
+package topology_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"kexrelay/internal/topology"
+	"kexrelay/internal/update"
+)
+
+// runCluster starts three servers and returns the first one's URL when JetStream has a leader.
+func runCluster(t *testing.T) string {
+	t.Helper()
+	var routes []string
+	for range 3 {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		routes = append(routes, listener.Addr().String())
+		if err := listener.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var servers []*server.Server
+	for i, route := range routes {
+		servers = append(servers, runServer(t, fmt.Sprintf("server_name: n%d\ncluster { name: C, listen: '%s', routes: [nats://%s] }",
+			i, route, strings.Join(routes, ", nats://"))))
+	}
+	for end := time.Now().Add(30 * time.Second); ; {
+		for _, s := range servers {
+			if s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == len(servers) {
+				return servers[0].ClientURL()
+			}
+		}
+		if time.Now().After(end) {
+			t.Fatal("the cluster has no leader after 30 s")
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+func TestAClusterKeepsThreeCopies(t *testing.T) {
+	js := connectTo(t, runCluster(t))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := topology.Setup(ctx, js, topology.Options{Partitions: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if report, err := topology.Setup(ctx, js, topology.Options{}); err != nil || report.Changed() {
+		t.Fatalf("second setup: %v\n%s", err, report)
+	}
+	found, err := topology.Verify(ctx, js)
+	if err != nil || found.Replicas != 3 || found.Partitions != 2 {
+		t.Errorf("Verify = %+v, %v, want 3 replicas and 2 partitions", found, err)
+	}
+	publish(t, js, update.SubjectPrefix+"123456.dokument", "{}")
+	if got := fetch(t, js, topology.Partition("123456", 2), 1); len(got) != 1 {
+		t.Errorf("the relay gets %q, want the update", got)
+	}
+	consumer, err := js.Consumer(ctx, topology.StreamUpdates, topology.Consumer(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(consumer.CachedInfo().Cluster.Replicas) + 1; n != 3 {
+		t.Errorf("relay-0 has %d replicas, want 3", n)
+	}
+	// Fewer copies, then more again, without losing one setting.
+	for _, replicas := range []int{1, 3} {
+		if _, err := topology.Setup(ctx, js, topology.Options{Replicas: replicas}); err != nil {
+			t.Fatal(err)
+		}
+		if found, err := topology.Verify(ctx, js); err != nil || found.Replicas != replicas {
+			t.Errorf("Verify = %+v, %v, want %d replicas", found, err, replicas)
+		}
+	}
+	_, err = topology.Setup(ctx, js, topology.Options{Replicas: 5})
+	if err == nil || !strings.Contains(err.Error(), "fewer --replicas") {
+		t.Errorf("Setup of 5 replicas on 3 servers = %v, want it to name the option", err)
+	}
+}
