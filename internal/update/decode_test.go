@@ -159,6 +159,9 @@ func TestABadBodyIsNamedByFieldAndPlace(t *testing.T) {
 		`{"x":{y:1}}`:                  "body: is not JSON at byte 6",
 		`{"filename":"a"` + rest + "x": "body: has data after its JSON at byte 47",
 
+		"{\"filename\":\"a\",\"x\":\"\xff\"}": "body: is not UTF-8 at byte 21",
+		"{\"filename\":\"a\",\"\xff\":1}":     "body: is not UTF-8 at byte 17",
+
 		`{}`:                                                    "filename: is missing (member names are case-sensitive)",
 		`{"FileName":"a"` + rest:                                "filename: is missing (member names are case-sensitive)",
 		`{"filename2":"a"` + rest:                               "filename: is missing (member names are case-sensitive)",

@@ -33,7 +33,7 @@ var nasty = []string{
 	`{"filename":"\ud83d\\ude00","base64Content":"A"}`, `{"filename":"\uFFFD\ufffe\uffff","base64Content":"A"}`, "{\"filename\":\"\u2028\u00a0\u202e\",\"base64Content\":\"A\"}",
 	"{\"filename\":\"\xf4\x90\x80\x80\",\"base64Content\":\"A\"}", "{\"filename\":\"\xf0\x9f\x93\",\"base64Content\":\"A\"}",
 	`{"filename":"` + strings.Repeat(`\u00e4`, 255) + `","base64Content":"A"}`, `{"filename":"` + strings.Repeat(`\ud83d\ude00`, 256) + `","base64Content":"A"}`,
-	`["\ud83d\ude00"]`, `["\ud83d","\ude00"]`, `["a"],`, `["a"]]`, `[,"a"]`, `["a",,"b"]`, `["a";"b"]`, "[\"\x7f\u0080\"]", "\t\r\n [\"a\"] \t\r\n", `["a\`, `["a\u`, `["a\u12`,
+	`["\ud83d\ude00"]`, `["\ud83d","\ude00"]`, `["a"],`, `["a"]]`, `[,"a"]`, `["a",,"b"]`, `["a";"b"]`, "[\"\x7f\u0080\ufffd\"]", "\t\r\n [\"a\"] \t\r\n", `["a\`, `["a\u`, `["a\u12`,
 }
 
 // FuzzDecodeDocument: the decoder accepts exactly what the schema accepts, together with the rules a schema cannot
