@@ -1,0 +1,241 @@
+package telemetry
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"kexrelay/internal/fault"
+	"kexrelay/internal/update"
+)
+
+// namespace begins every metric of the relay's own.
+const namespace = "kexrelay"
+
+// Bounds of the native histograms: about 10 % resolution, and memory for no more buckets than that.
+const (
+	nativeBucketFactor = 1.1
+	nativeMaxBuckets   = 160
+	nativeMinReset     = time.Hour
+)
+
+// maxScrapes bounds the scrapes that are answered at once.
+const maxScrapes = 4
+
+// BuildInfo is what build_info says.
+type BuildInfo struct {
+	Version   string
+	Revision  string
+	GoVersion string
+}
+
+// Metrics counts what the relay does, on a registry of its own. Its methods may be called from any goroutine. A
+// value outside a label's set is counted under invalid (kinds) or other: the number of series is fixed.
+type Metrics struct {
+	registry *prometheus.Registry
+
+	updates         *prometheus.CounterVec
+	attempts        *prometheus.CounterVec
+	attemptDuration *prometheus.HistogramVec
+	unknownOutcomes *prometheus.CounterVec
+	hold            *prometheus.GaugeVec
+	holdSince       *prometheus.GaugeVec
+	tokenFetches    *prometheus.CounterVec
+	tokenDuration   prometheus.Histogram
+	publishRetries  *prometheus.CounterVec
+	natsErrors      *prometheus.CounterVec
+}
+
+// NewMetrics makes all metrics with every series at 0, so that a rate over the first event is right.
+func NewMetrics(build BuildInfo) *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		updates: counter("updates_total", "Updates by how they ended, and notices about them afterwards.",
+			"kind", "outcome", "reason"),
+		attempts: counter("attempts_total", "Requests to the API by the class of their answer.", "kind", "class"),
+		attemptDuration: prometheus.NewHistogramVec(
+			histogram("attempt_duration_seconds", "How long requests to the API took."), []string{"kind"}),
+		unknownOutcomes: counter("unknown_outcomes_total",
+			"Requests to the API of which nobody can say whether they were booked.", "kind"),
+		hold: gauge("hold", "Whether sending is held for the reason (1) or not (0).", "reason"),
+		holdSince: gauge("hold_since_timestamp_seconds",
+			"Since when sending is held for the reason, 0 while it is not.", "reason"),
+		tokenFetches:  counter("token_fetches_total", "Fetches of an access token by outcome.", "outcome"),
+		tokenDuration: prometheus.NewHistogram(histogram("token_fetch_duration_seconds", "How long fetching an access token took.")),
+		publishRetries: counter("publish_retries_total",
+			"Publishes to NATS that had to be tried again, by what was to be written.", "record"),
+		natsErrors: counter("nats_errors_total", "Errors the NATS client reported beside any call.", "error"),
+	}
+	info := gauge("build_info", "The build that runs; always 1.", "version", "revision", "goversion")
+	info.WithLabelValues(build.Version, build.Revision, build.GoVersion).Set(1)
+	m.registry.MustRegister(
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), info,
+		m.updates, m.attempts, m.attemptDuration, m.unknownOutcomes, m.hold, m.holdSince,
+		m.tokenFetches, m.tokenDuration, m.publishRetries, m.natsErrors,
+	)
+	m.begin()
+	return m
+}
+
+// begin makes every series that may come.
+func (m *Metrics) begin() {
+	for _, kind := range kinds() {
+		for _, outcome := range update.Outcomes() {
+			if outcome != update.DeadLettered {
+				m.updates.WithLabelValues(string(kind), string(outcome), noReason)
+			}
+		}
+		for _, reason := range fault.DeadLetterReasons() {
+			m.updates.WithLabelValues(string(kind), string(update.DeadLettered), string(reason))
+		}
+	}
+	for _, kind := range update.Kinds() { // An invalid one is never sent.
+		for _, class := range Classes() {
+			m.attempts.WithLabelValues(string(kind), string(class))
+		}
+		m.attemptDuration.WithLabelValues(string(kind))
+		m.unknownOutcomes.WithLabelValues(string(kind))
+	}
+	for _, reason := range fault.HoldReasons() {
+		m.hold.WithLabelValues(string(reason))
+		m.holdSince.WithLabelValues(string(reason))
+	}
+	for _, outcome := range TokenOutcomes() {
+		m.tokenFetches.WithLabelValues(string(outcome))
+	}
+	for _, record := range Records() {
+		m.publishRetries.WithLabelValues(string(record))
+	}
+	for _, e := range NATSErrors() {
+		m.natsErrors.WithLabelValues(string(e))
+	}
+}
+
+// Attempt counts one request to the API and how long it took. ClassOf gives the class of its error.
+func (m *Metrics) Attempt(kind update.Kind, class Class, took time.Duration) {
+	m.attempts.WithLabelValues(kindLabel(kind), label(class, Classes(), other)).Inc()
+	m.attemptDuration.WithLabelValues(kindLabel(kind)).Observe(took.Seconds())
+}
+
+// UnknownOutcome counts one request that may or may not have been booked, beside its Attempt.
+func (m *Metrics) UnknownOutcome(kind update.Kind) {
+	m.unknownOutcomes.WithLabelValues(kindLabel(kind)).Inc()
+}
+
+// Settled counts one settlement, or a notice about an update that was settled before. The reason counts for dead
+// letters alone.
+func (m *Metrics) Settled(kind update.Kind, outcome update.Outcome, reason fault.Reason) {
+	m.updates.WithLabelValues(
+		kindLabel(kind), label(outcome, update.Outcomes(), other), settledReason(outcome, reason)).Inc()
+}
+
+// Hold shows whether sending is held for the reason, and since when; since counts only while it is.
+func (m *Metrics) Hold(reason fault.Reason, on bool, since time.Time) {
+	name := label(reason, fault.HoldReasons(), other)
+	state, at := 0.0, 0.0
+	if on {
+		state, at = 1, float64(since.UnixNano())/float64(time.Second)
+	}
+	m.hold.WithLabelValues(name).Set(state)
+	m.holdSince.WithLabelValues(name).Set(at)
+}
+
+// TokenFetch counts one fetch of an access token and how long it took. TokenOutcomeOf gives the outcome of its
+// error.
+func (m *Metrics) TokenFetch(outcome TokenOutcome, took time.Duration) {
+	m.tokenFetches.WithLabelValues(label(outcome, TokenOutcomes(), other)).Inc()
+	m.tokenDuration.Observe(took.Seconds())
+}
+
+// PublishRetry counts one publish to NATS that has to be tried again.
+func (m *Metrics) PublishRetry(record Record) {
+	m.publishRetries.WithLabelValues(label(record, Records(), other)).Inc()
+}
+
+// NATSError counts one error the NATS client reported.
+func (m *Metrics) NATSError(e NATSError) {
+	m.natsErrors.WithLabelValues(label(e, NATSErrors(), other)).Inc()
+}
+
+// Gauge names a value that is read when it is asked for.
+type Gauge string
+
+// The gauges app can register.
+const (
+	GaugeInflightRequests Gauge = "inflight_requests"
+	GaugeHeldUpdates      Gauge = "held_updates"
+	GaugeHeldBytes        Gauge = "held_bytes"
+	GaugeLanes            Gauge = "lanes"
+	GaugeConnected        Gauge = "nats_connected"
+	GaugeLeases           Gauge = "leased_partitions"
+)
+
+// Gauges lists every gauge with its help text.
+func Gauges() map[Gauge]string {
+	return map[Gauge]string{
+		GaugeInflightRequests: "Requests to the API in flight.",
+		GaugeHeldUpdates:      "Updates this process has taken from the stream and not settled.",
+		GaugeHeldBytes:        "Content held in memory.",
+		GaugeLanes:            "Vorgänge with an update waiting or being sent.",
+		GaugeConnected:        "Whether NATS is connected (1) or not (0).",
+		GaugeLeases:           "Partitions this process has the right to send for.",
+	}
+}
+
+// RegisterGauge shows a gauge by asking read at each scrape. read must be quick and safe for any goroutine. A
+// gauge that is not in Gauges, or is there already, is an error.
+func (m *Metrics) RegisterGauge(g Gauge, read func() float64) error {
+	help, ok := Gauges()[g]
+	if !ok {
+		return fmt.Errorf("registering the gauge %q: there is none of that name", g)
+	}
+	f := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: string(g), Help: help}, read)
+	if err := m.registry.Register(f); err != nil {
+		return fmt.Errorf("registering the gauge %q: %w", g, err)
+	}
+	return nil
+}
+
+// Handler answers scrapes. What goes wrong in one is logged.
+func (m *Metrics) Handler(logger *slog.Logger) http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
+		ErrorLog:            scrapeLog{logger},
+		ErrorHandling:       promhttp.ContinueOnError,
+		MaxRequestsInFlight: maxScrapes,
+	})
+}
+
+// scrapeLog takes promhttp's errors.
+type scrapeLog struct{ logger *slog.Logger }
+
+// Println logs one error of a scrape.
+func (l scrapeLog) Println(v ...any) {
+	l.logger.Error("scraping metrics failed", slog.String("error", fmt.Sprint(v...)))
+}
+
+func counter(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
+}
+
+func gauge(name, help string, labels ...string) *prometheus.GaugeVec {
+	return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, labels)
+}
+
+// histogram has classic buckets up to the longest sensible request timeout, and native ones for servers that
+// take them.
+func histogram(name, help string) prometheus.HistogramOpts {
+	return prometheus.HistogramOpts{
+		Namespace:                       namespace,
+		Name:                            name,
+		Help:                            help,
+		Buckets:                         []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30, 60},
+		NativeHistogramBucketFactor:     nativeBucketFactor,
+		NativeHistogramMaxBucketNumber:  nativeMaxBuckets,
+		NativeHistogramMinResetDuration: nativeMinReset,
+	}
+}

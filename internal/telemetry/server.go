@@ -1,0 +1,145 @@
+package telemetry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Bounds of the health server: a probe or a scrape is small and quick, anything else is turned away.
+const (
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 10 * time.Second
+	writeTimeout      = 30 * time.Second // A scrape of a large process on a slow line.
+	idleTimeout       = time.Minute
+	maxHeaderBytes    = 8 << 10
+)
+
+// Deps are what the server asks and tells. All are required.
+type Deps struct {
+	// Ready is asked at each /readyz; it must be quick and safe for any goroutine.
+	Ready func() Readiness
+	// Metrics answers /metrics.
+	Metrics http.Handler
+	Logger  *slog.Logger
+}
+
+// Server answers /livez, /readyz and /metrics, to GET and HEAD alone.
+type Server struct {
+	addr   string
+	server *http.Server
+	logger *slog.Logger
+
+	mu       sync.Mutex
+	listener net.Listener
+	done     chan struct{}
+}
+
+// NewServer makes a server for the address (host:port; port 0 is any free one). It does not listen yet.
+func NewServer(addr string, deps Deps) *Server {
+	return &Server{
+		addr:   addr,
+		logger: deps.Logger,
+		server: &http.Server{
+			Handler:           handler(deps),
+			ReadHeaderTimeout: readHeaderTimeout,
+			ReadTimeout:       readTimeout,
+			WriteTimeout:      writeTimeout,
+			IdleTimeout:       idleTimeout,
+			MaxHeaderBytes:    maxHeaderBytes,
+			ErrorLog:          slog.NewLogLogger(deps.Logger.Handler(), slog.LevelWarn),
+		},
+	}
+}
+
+func handler(deps Deps) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, deps.Logger, http.StatusOK, struct {
+			Live bool `json:"live"`
+		}{true})
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		body := deps.Ready().report()
+		status := http.StatusOK
+		if !body.Ready {
+			status = http.StatusServiceUnavailable
+		}
+		answer(w, deps.Logger, status, body)
+	})
+	mux.Handle("GET /metrics", deps.Metrics)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func answer(w http.ResponseWriter, logger *slog.Logger, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if err := json.NewEncoder(w).Encode(body); err != nil { // The asker went away.
+		logger.Debug("answering a health check failed", slog.String("error", err.Error()))
+	}
+}
+
+// Start listens and serves until Shutdown; ctx bounds the listening alone. It fails if the address cannot be had.
+// It is called once.
+func (s *Server) Start(ctx context.Context) error {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", s.addr)
+	if err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("listening on %s for health and metrics: another process has the address; "+
+				"end it or choose another with --http-addr or KEXRELAY_HTTP_ADDR: %w", s.addr, err)
+		}
+		return fmt.Errorf("listening on %s for health and metrics: %w", s.addr, err)
+	}
+	done := make(chan struct{})
+	s.mu.Lock()
+	s.listener, s.done = l, done
+	s.mu.Unlock()
+	go func() {
+		defer close(done)
+		if err := s.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			s.logger.Error("serving health and metrics ended", slog.String("error", err.Error()))
+		}
+	}()
+	return nil
+}
+
+// Addr is the address it listens on, with the real port; before Start the one it was made for.
+func (s *Server) Addr() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listener == nil {
+		return s.addr
+	}
+	return s.listener.Addr().String()
+}
+
+// Shutdown stops listening and waits until what is being answered is, or ctx ends; then it cuts off the rest. It
+// may be called without Start and more than once.
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := s.server.Shutdown(ctx)
+	if err != nil {
+		err = errors.Join(err, s.server.Close())
+	}
+	s.mu.Lock()
+	done := s.done
+	s.mu.Unlock()
+	if done != nil {
+		<-done
+	}
+	if err != nil {
+		return fmt.Errorf("stopping to serve health and metrics: %w", err)
+	}
+	return nil
+}
