@@ -161,6 +161,13 @@ func TestEchoQuotesTokenAndContent(t *testing.T) {
 	}
 }
 
+func TestAnEarlySuccessBooksNothing(t *testing.T) {
+	s := newSimulator(t, "vorgaenge: [{match: ['1'], always: {early: true}}]")
+	c := listen(t, s)
+	c.wantStatus(c.comment("1", ""), http.StatusOK)
+	c.wantBooked("1", 0)
+}
+
 // An early answer comes although most of the body is still on its way.
 func TestEarlyAnswersDoNotReadTheBody(t *testing.T) {
 	s := newSimulator(t, "vorgaenge: [{match: ['1'], always: {early: true, status: 500}}]")

@@ -249,6 +249,9 @@ func TestAnOutageByHand(t *testing.T) {
 	s.EndOutage()
 	c.wantStatus(c.comment("1", ""), 200)
 	c.wantBooked("1", 1)
+	if err := s.StartOutage(Outage{From: -1, For: time.Minute, Every: time.Second}); err != nil {
+		t.Errorf("times do not matter for an outage by hand: %v", err)
+	}
 	if s.StartOutage(Outage{Of: "everything"}) == nil {
 		t.Error("a wrong outage was taken")
 	}

@@ -1,10 +1,13 @@
 package simulator
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"sync"
 	"testing"
@@ -123,6 +126,49 @@ func TestRequestsOfOneVorgangThatOverlapAreFlagged(t *testing.T) {
 			t.Errorf("flagged are %v, counts %+v", flagged, s.Counts())
 		}
 	})
+}
+
+// A client that has its status may send the next update at once, although the answer's body is still on its way.
+func TestTheNextUpdateAfterTheStatusLineDoesNotOverlap(t *testing.T) {
+	s := newSimulator(t, `sequence: [{status: 500, body: xx, drip: 1h}]`)
+	c := listen(t, s)
+	response, err := c.http.Do(update(t.Context(), c.server.BaseURL(), c.token, "1", KindComments, "t1", exampleComments))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.wantStatus(c.comment("1", "t2"), http.StatusOK)
+	if n := s.Counts().Overlapping; n != 0 {
+		t.Errorf("%d requests seemed to overlap", n)
+	}
+	_ = response.Body.Close()
+}
+
+// cutWriter sees the moment in which the connection is cut.
+type cutWriter struct {
+	http.ResponseWriter
+	onCut func()
+}
+
+func (w *cutWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	w.onCut()
+	return nil, nil, http.ErrNotSupported
+}
+
+// Likewise a client whose connection was cut, although the server is not done with the request yet.
+func TestTheNextUpdateAfterACutDoesNotOverlap(t *testing.T) {
+	for _, cut := range []string{CutBeforeBooking, CutAfterBooking, CutMidAnswer} {
+		s := newSimulator(t, "sequence: [{cut: "+cut+"}]")
+		token := s.tokens.issue([]string{ScopeWrite}, time.Hour)
+		next := 0
+		w := &cutWriter{httptest.NewRecorder(), func() { next = directUpdate(t.Context(), s, token, "1").status }}
+		func() {
+			defer func() { _ = recover() }() // The cut.
+			s.Handler().ServeHTTP(w, update(t.Context(), BasePath, token, "1", KindComments, "", exampleComments))
+		}()
+		if n := s.Counts().Overlapping; n != 0 || next != http.StatusOK {
+			t.Errorf("%s: %d requests seemed to overlap, the next was answered %d", cut, n, next)
+		}
+	}
 }
 
 func TestWaitingForBookings(t *testing.T) {

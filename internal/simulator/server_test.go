@@ -84,6 +84,30 @@ func TestCloseCutsWhatIsWaitingAndTheLedgerGoesOn(t *testing.T) {
 	c.http.CloseIdleConnections()
 }
 
+func TestCloseWaitsForWhatIsStillAtWork(t *testing.T) {
+	s := newSimulator(t, "latency: {fixed: 1h}")
+	c := listen(t, s)
+	got := make(chan answer)
+	go func() { got <- c.comment("1", "") }()
+	if err := s.WaitFor(t.Context(), func(c Counts) bool { return c.Requests == 1 }); err != nil {
+		t.Fatal(err)
+	}
+	s.ledger.mu.Lock() // The request cannot end.
+	closed := make(chan error)
+	go func() { closed <- c.server.Close() }()
+	<-got // By now its connection is closed.
+	select {
+	case err := <-closed:
+		s.ledger.mu.Unlock()
+		t.Fatalf("Close returned before the request had ended (error %v)", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	s.ledger.mu.Unlock()
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestCloseOfTheSimulatorEndsWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSimulator(t, "latency: {fixed: 1h}")
@@ -216,8 +240,9 @@ func TestAdminWait(t *testing.T) {
 	}
 	a = c.call(http.MethodGet, admin+"/wait?vorgang=8&booked=2&timeout=20ms", "")
 	c.wantStatus(a, 408)
-	a = c.call(http.MethodGet, admin+"/wait?token-requests=1&timeout=20ms", "")
-	c.wantStatus(a, 408)
+	for _, vain := range []string{"token-requests=1", "requests=4", "finished=4"} {
+		c.wantStatus(c.call(http.MethodGet, admin+"/wait?timeout=20ms&"+vain, ""), 408)
+	}
 	for _, wrong := range []string{"booked=x", "requests=-1", "timeout=1", "timeout=1h", "timeout=-1s"} {
 		c.wantStatus(c.call(http.MethodGet, admin+"/wait?"+wrong, ""), 400)
 	}
