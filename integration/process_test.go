@@ -137,7 +137,15 @@ func freePort(t *testing.T) int {
 		t.Fatal(err)
 	}
 	defer l.Close() //nolint:errcheck // nothing was sent
-	return l.Addr().(*net.TCPAddr).Port
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // eventually polls until the condition holds, and fails the test if it does not within the limit.

@@ -42,19 +42,22 @@ func (p *relayProcess) registerGauges() error {
 		}
 	}
 	var errs []error
-	for gauge, read := range map[telemetry.Gauge]func() float64{
-		telemetry.GaugeInflightRequests: func() float64 { return float64(p.relay.Stats().InFlight) },
-		telemetry.GaugeLanes:            func() float64 { return float64(p.relay.Stats().Lanes.Lanes) },
-		telemetry.GaugeHeldUpdates:      sum(func(s queue.Stats) float64 { return float64(s.Held) }),
-		telemetry.GaugeHeldBytes:        sum(func(s queue.Stats) float64 { return float64(s.Bytes) }),
-		telemetry.GaugeConnected: func() float64 {
+	for _, gauge := range []struct {
+		name telemetry.Gauge
+		read func() float64
+	}{
+		{telemetry.GaugeInflightRequests, func() float64 { return float64(p.relay.Stats().InFlight) }},
+		{telemetry.GaugeLanes, func() float64 { return float64(p.relay.Stats().Lanes.Lanes) }},
+		{telemetry.GaugeHeldUpdates, sum(func(s queue.Stats) float64 { return float64(s.Held) })},
+		{telemetry.GaugeHeldBytes, sum(func(s queue.Stats) float64 { return float64(s.Bytes) })},
+		{telemetry.GaugeConnected, func() float64 {
 			if p.conn.Load().Connected() {
 				return 1
 			}
 			return 0
-		},
+		}},
 	} {
-		errs = append(errs, p.metrics.RegisterGauge(gauge, read))
+		errs = append(errs, p.metrics.RegisterGauge(gauge.name, gauge.read))
 	}
 	return errors.Join(errs...)
 }

@@ -85,7 +85,7 @@ func TestOutcomeTable(t *testing.T) {
 			if retryAfter {
 				head += "Retry-After: 7\r\n"
 			}
-			api.answer.Store(head + "\r\n{}")
+			api.says(head + "\r\n{}")
 			checkOutcome(t, fmt.Sprintf("status %d, Retry-After %v", status, retryAfter), send(t, client), tableOf(status, retryAfter))
 		}
 	}
@@ -118,19 +118,19 @@ func TestTransportErrors(t *testing.T) {
 		checkOutcome(t, t.Name(), send(t, api.client(t, func(c *kex.Config) { c.BaseURL = server.URL })), plain)
 	})
 	t.Run("cut after the request was read", func(t *testing.T) {
-		api.answer.Store("")
+		api.says("")
 		checkOutcome(t, t.Name(), send(t, api.client(t, nil)), unknown)
 	})
 	t.Run("garbage instead of a status line", func(t *testing.T) {
-		api.answer.Store("SMTP ready\r\n\r\n")
+		api.says("SMTP ready\r\n\r\n")
 		checkOutcome(t, t.Name(), send(t, api.client(t, nil)), unknown)
 	})
 	t.Run("no answer in time", func(t *testing.T) {
-		api.answer.Store("wait")
+		api.says("wait")
 		checkOutcome(t, t.Name(), send(t, api.client(t, func(c *kex.Config) { c.RequestTimeout = 300 * time.Millisecond })), unknown)
 	})
 	t.Run("answer breaks off after the status line", func(t *testing.T) {
-		api.answer.Store("HTTP/1.1 201 Created\r\nContent-Length: 100\r\n\r\nhalf")
+		api.says("HTTP/1.1 201 Created\r\nContent-Length: 100\r\n\r\nhalf")
 		checkOutcome(t, t.Name(), send(t, api.client(t, nil)), becomes{outcome: update.Delivered, requests: 1})
 	})
 	t.Run("an error nobody classified", func(t *testing.T) {
@@ -194,7 +194,7 @@ func send(t *testing.T, client *kex.Client) error {
 
 // rawAPI answers every request with the bytes it is told, whatever HTTP says about them.
 type rawAPI struct {
-	answer atomic.Value
+	answer atomic.Pointer[string]
 	base   string
 	tokens string
 }
@@ -231,8 +231,11 @@ func newRawAPI(t *testing.T) *rawAPI {
 	return api
 }
 
+// says sets what the next requests are answered: nothing cuts the connection, "wait" leaves it open.
+func (a *rawAPI) says(answer string) { a.answer.Store(&answer) }
+
 func (a *rawAPI) serve(ctx context.Context, conn net.Conn) {
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // the other side looks at what came before
 	r := bufio.NewReader(conn)
 	length := 0
 	for {
@@ -250,7 +253,7 @@ func (a *rawAPI) serve(ctx context.Context, conn net.Conn) {
 	if _, err := io.CopyN(io.Discard, r, int64(length)); err != nil {
 		return
 	}
-	answer := a.answer.Load().(string)
+	answer := *a.answer.Load()
 	if answer == "wait" {
 		<-ctx.Done()
 		return
