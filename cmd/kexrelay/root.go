@@ -11,61 +11,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 )
-
-// Exit codes, as documented for scripts.
-const (
-	exitFailed      = 1
-	exitUsage       = 2
-	exitUnhealthy   = 3
-	exitDeadLetter  = 4
-	exitWaiting     = 5
-	exitInterrupted = 130
-)
-
-// environment is what a command may know of the outside: no command reads os.* itself, so that tests can run
-// several of them side by side.
-type environment struct {
-	environ []string
-	stdin   io.Reader
-	stdout  io.Writer
-	stderr  io.Writer
-}
-
-// lookup gives the value of an environment variable. The last setting wins, as in a shell.
-func (e *environment) lookup(name string) (string, bool) {
-	for i := len(e.environ) - 1; i >= 0; i-- {
-		if key, value, ok := strings.Cut(e.environ[i], "="); ok && key == name {
-			return value, true
-		}
-	}
-	return "", false
-}
-
-// terminal reports whether w is a terminal a person looks at.
-func terminal(w any) bool {
-	file, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(file.Fd())) //nolint:gosec // a file descriptor fits an int
-}
-
-// exitError ends the program with a code of its own. Its text may be empty: then everything was said already.
-type exitError struct {
-	code int
-	err  error
-}
-
-func (e *exitError) Error() string {
-	if e.err == nil {
-		return ""
-	}
-	return e.err.Error()
-}
-
-func (e *exitError) Unwrap() error { return e.err }
-
-// usageError is a wrong call or a wrong configuration.
-func usageError(err error) error { return &exitError{code: exitUsage, err: err} }
 
 // run is the whole program: it parses args, runs one subcommand and gives the exit code. SIGINT and SIGTERM end
 // the command's context; a second signal ends the process at once, as users expect of ^C ^C.
@@ -80,34 +26,29 @@ func run(args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int 
 	return exitCode(ctx, root.ExecuteContext(ctx), stderr)
 }
 
-// exitCode says on stderr what went wrong and chooses the code.
-func exitCode(ctx context.Context, err error, stderr io.Writer) int {
-	if err == nil {
-		return 0
-	}
-	code := exitFailed
-	if exit, ok := errors.AsType[*exitError](err); ok {
-		code = exit.code
-	} else if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		return exitInterrupted
-	}
-	if text := err.Error(); text != "" {
-		fmt.Fprintln(stderr, "kexrelay:", text)
-	}
-	return code
-}
+// Groups of commands in the help.
+const (
+	groupRun  = "run"
+	groupWork = "work"
+	groupLook = "look"
+)
 
 func newRootCommand(env *environment) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "kexrelay",
 		Short: "Carries documents and comments from a CRM into Europace KreditSmart",
-		Long: `kexrelay consumes updates (documents and comments) that a CRM publishes to NATS JetStream, books them
-through the KEX Vorgang Update API, retries what can be retried and dead-letters what cannot.
+		Long: `kexrelay consumes updates (documents and comments) that a CRM publishes to NATS
+JetStream, books them through the KEX Vorgang Update API, retries what can be
+retried and dead-letters what cannot.
 
-Try it with nothing installed:  kexrelay dev`,
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not healthy,
+4 an update ended as a dead letter, 5 still waiting at the time limit,
+130 interrupted.`,
+		Example: `  kexrelay setup
+  kexrelay publish comments --vorgang 123456 'Testkommentar' --wait
+  kexrelay status`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},
@@ -115,9 +56,90 @@ Try it with nothing installed:  kexrelay dev`,
 	root.SetIn(env.stdin)
 	root.SetOut(env.stdout)
 	root.SetErr(env.stderr)
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError(fmt.Errorf("%w\nSee '%s --help'", err, cmd.CommandPath()))
-	})
-	root.AddCommand(newVersionCommand(env))
+	root.AddGroup(
+		&cobra.Group{ID: groupRun, Title: "Run it:"},
+		&cobra.Group{ID: groupWork, Title: "Work with updates:"},
+		&cobra.Group{ID: groupLook, Title: "Look after it:"},
+	)
+	add := func(group string, commands ...*cobra.Command) {
+		for _, cmd := range commands {
+			cmd.GroupID = group
+			root.AddCommand(cmd)
+		}
+	}
+	add(groupRun, newSetupCommand(env))
+	add(groupWork, newPublishCommand(env), newResultsCommand(env), newDeadLettersCommand(env))
+	add(groupLook, newConfigCommand(env), newVersionCommand(env))
+	finish(env, root)
 	return root
+}
+
+// finish gives the whole tree what every command has in common: help that fits the terminal, and usage errors
+// that end with code 2 and say where to read on.
+func finish(env *environment, root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	root.SetHelpCommand(newHelpCommand(root))
+	root.InitDefaultHelpCmd()
+	root.SetUsageFunc(func(cmd *cobra.Command) error { return printUsage(env, cmd) })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%w\n%s", err, seeHelp(cmd))
+	})
+	strict(root)
+}
+
+// seeHelp is the hint that ends a usage error.
+func seeHelp(cmd *cobra.Command) string { return "See '" + cmd.CommandPath() + " --help'." }
+
+// strict makes wrong arguments of cmd and everything below it usage errors. A command that says nothing about its
+// arguments takes none; one that only holds others is a mistake when it is called alone.
+func strict(cmd *cobra.Command) {
+	cmd.Flags().SortFlags = false // The help lists them in the order they were thought of.
+	check := cmd.Args
+	switch {
+	case cmd.HasSubCommands():
+		check = noSuchCommand
+	case check == nil:
+		check = noArguments
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usagef("%w\n%s", err, seeHelp(cmd))
+		}
+		return nil
+	}
+	if !cmd.Runnable() {
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+			return usagef("%s needs a command\n%s", cmd.CommandPath(), seeHelp(cmd))
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		strict(sub)
+	}
+}
+
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s takes no arguments, but there is %q", cmd.CommandPath(), args[0])
+	}
+	return nil
+}
+
+// noSuchCommand names the commands that were probably meant.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		text += "; did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return errors.New(text)
+}
+
+// newGroupCommand is a command that only holds others.
+func newGroupCommand(use, short string, commands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short}
+	cmd.AddCommand(commands...)
+	return cmd
 }

@@ -1,12 +1,12 @@
 package main
 
 import (
-	"encoding/json"
-	"fmt"
 	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"kexrelay/internal/telemetry"
 )
 
 // version is set by the linker for releases: -ldflags "-X main.version=v1.2.3".
@@ -29,26 +29,42 @@ func buildVersion() string {
 	return "devel"
 }
 
+// versionCommand is `kexrelay version`.
+type versionCommand struct {
+	env    *environment
+	output outputFlags
+}
+
 func newVersionCommand(env *environment) *cobra.Command {
-	var asJSON bool
+	c := &versionCommand{env: env}
 	cmd := &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			facts := struct {
-				Version string `json:"version"`
-				Go      string `json:"go"`
-				OS      string `json:"os"`
-				Arch    string `json:"arch"`
-			}{buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH}
-			if asJSON {
-				return json.NewEncoder(env.stdout).Encode(facts)
-			}
-			_, err := fmt.Fprintf(env.stdout, "kexrelay %s (%s, %s/%s)\n", facts.Version, facts.Go, facts.OS, facts.Arch)
-			return err
-		},
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  kexrelay version\n  kexrelay version --json",
+		RunE:    func(*cobra.Command, []string) error { return c.run() },
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	c.output.register(cmd)
 	return cmd
+}
+
+func (c *versionCommand) run() error {
+	p, err := c.output.open(c.env)
+	if err != nil {
+		return err
+	}
+	facts := struct {
+		Version string `json:"version"`
+		Go      string `json:"go"`
+		OS      string `json:"os"`
+		Arch    string `json:"arch"`
+	}{buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH}
+	if p.json {
+		return p.object(facts)
+	}
+	return p.line("kexrelay %s (%s, %s/%s)", facts.Version, facts.Go, facts.OS, facts.Arch)
+}
+
+// telemetryBuild is what the metrics say of the build.
+func telemetryBuild() telemetry.BuildInfo {
+	return telemetry.BuildInfo{Version: buildVersion(), GoVersion: runtime.Version()}
 }

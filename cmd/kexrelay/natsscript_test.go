@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"kexrelay/internal/fault"
+	"kexrelay/internal/journal"
+	"kexrelay/internal/topology"
+	"kexrelay/internal/update"
+)
+
+// scriptTimeout bounds each step of a script.
+const scriptTimeout = 20 * time.Second
+
+// connectScript connects to the script's server.
+func connectScript(ts *testscript.TestScript) jetstream.JetStream {
+	conn, err := nats.Connect(ts.Getenv("NATS_URL"), nats.CustomInboxPrefix("_INBOX"))
+	ts.Check(err)
+	ts.Defer(conn.Close)
+	js, err := jetstream.New(conn)
+	ts.Check(err)
+	return js
+}
+
+// settler ends updates like a relay: result and dead letter first, then the update leaves the stream.
+type settler struct {
+	js      jetstream.JetStream
+	journal *journal.Journal
+	stream  jetstream.Stream
+}
+
+func newSettler(ctx context.Context, js jetstream.JetStream) (*settler, error) {
+	stream, err := js.Stream(ctx, topology.StreamUpdates)
+	if err != nil {
+		return nil, err
+	}
+	return &settler{js: js, stream: stream, journal: journal.New(js, journal.Config{Source: "urn:kexrelay:script"})}, nil
+}
+
+// next settles the oldest update, and reports whether there was one.
+func (s *settler) next(ctx context.Context, end func(*update.Settlement)) (bool, error) {
+	info, err := s.stream.Info(ctx)
+	if err != nil || info.State.Msgs == 0 {
+		return false, err
+	}
+	msg, err := s.stream.GetMsg(ctx, info.State.FirstSeq)
+	if err != nil {
+		return false, err
+	}
+	u, err := update.Decode(update.Message{
+		Subject: topology.PublishedSubject(msg.Subject), Header: msg.Header, Body: msg.Data, Seq: msg.Sequence, StoredAt: msg.Time,
+	}, func() string { return "made-here" })
+	settlement := &update.Settlement{
+		Update: u, Attempts: 1, RequestID: u.TraceID, SettledAt: time.Now(), FirstAttemptAt: time.Now(),
+	}
+	if err != nil {
+		settlement.Outcome, settlement.Reason, settlement.Detail, settlement.Attempts = update.DeadLettered, fault.Invalid, err.Error(), 0
+	} else {
+		end(settlement)
+	}
+	if err := s.journal.Settle(ctx, settlement); err != nil {
+		return false, err
+	}
+	return true, s.stream.DeleteMsg(ctx, msg.Sequence)
+}
+
+// ending reads how updates are to end: delivered, or a reason with status and detail.
+func ending(args []string) (func(*update.Settlement), error) {
+	if len(args) == 1 && args[0] == string(update.Delivered) {
+		return func(s *update.Settlement) {
+			s.Outcome, s.Status = update.Delivered, 201
+			if s.Update.Kind == update.Comments {
+				s.Status = 200
+			}
+		}, nil
+	}
+	if len(args) == 0 || !slices.Contains(fault.DeadLetterReasons(), fault.Reason(args[0])) {
+		return nil, errors.New("wanted: delivered or REASON [STATUS [DETAIL]]")
+	}
+	status := 0
+	if len(args) > 1 {
+		var err error
+		if status, err = strconv.Atoi(args[1]); err != nil {
+			return nil, err
+		}
+	}
+	detail := ""
+	if len(args) > 2 {
+		detail = strings.Join(args[2:], " ")
+	}
+	return func(s *update.Settlement) {
+		s.Outcome, s.Reason, s.Status, s.Detail = update.DeadLettered, fault.Reason(args[0]), status, detail
+	}, nil
+}
+
+func cmdSettle(ts *testscript.TestScript, _ bool, args []string) {
+	end, err := ending(args)
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), scriptTimeout)
+	defer cancel()
+	s, err := newSettler(ctx, connectScript(ts))
+	ts.Check(err)
+	settled := 0
+	for {
+		more, err := s.next(ctx, end)
+		ts.Check(err)
+		if !more {
+			break
+		}
+		settled++
+	}
+	if settled == 0 {
+		ts.Fatalf("no update was waiting")
+	}
+}
+
+// cmdRelay settles what comes until the script ends, with the given endings in turn.
+func cmdRelay(ts *testscript.TestScript, _ bool, args []string) {
+	var ends []func(*update.Settlement)
+	for _, arg := range args {
+		end, err := ending([]string{arg})
+		ts.Check(err)
+		ends = append(ends, end)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s, err := newSettler(ctx, connectScript(ts))
+	ts.Check(err)
+	done := make(chan error, 1)
+	go func() {
+		ticker := time.NewTicker(20 * time.Millisecond)
+		defer ticker.Stop()
+		for n := 0; ; {
+			more, err := s.next(ctx, ends[n%len(ends)])
+			switch {
+			case ctx.Err() != nil:
+				done <- nil
+				return
+			case err != nil:
+				done <- err
+				return
+			case more:
+				n++
+				continue
+			}
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+			}
+		}
+	}()
+	ts.Defer(func() {
+		cancel()
+		if err := <-done; err != nil {
+			ts.Logf("ERROR: the background relay: %v", err)
+		}
+	})
+}
+
+func cmdHold(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) == 0 {
+		ts.Fatalf("usage: hold REASON [DETAIL]")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), scriptTimeout)
+	defer cancel()
+	ts.Check(journal.NewHolds(connectScript(ts)).Put(ctx, journal.Hold{
+		Reason: fault.Reason(args[0]), Since: time.Now().Add(-time.Minute), NextProbe: time.Now().Add(time.Minute),
+		Detail: strings.Join(args[1:], " "), Replica: "script",
+	}))
+}
+
+// cmdPull asks the first partition's consumer for an update like a relay with nothing to do.
+func cmdPull(ts *testscript.TestScript, _ bool, _ []string) {
+	js := connectScript(ts)
+	ctx, cancel := context.WithTimeout(context.Background(), scriptTimeout)
+	defer cancel()
+	request := fmt.Sprintf(`{"batch":1,"expires":%d,"max_bytes":1,"group":%q}`, (15 * time.Second).Nanoseconds(), topology.PriorityGroup)
+	inbox := js.Conn().NewInbox()
+	_, err := js.Conn().SubscribeSync(inbox)
+	ts.Check(err)
+	ts.Check(js.Conn().PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+topology.StreamUpdates+"."+topology.Consumer(0), inbox, []byte(request)))
+	for {
+		consumer, err := js.Consumer(ctx, topology.StreamUpdates, topology.Consumer(0))
+		ts.Check(err)
+		if consumer.CachedInfo().NumWaiting > 0 {
+			return
+		}
+	}
+}
+
+func cmdPublished(ts *testscript.TestScript, neg bool, args []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), scriptTimeout)
+	defer cancel()
+	stream, err := connectScript(ts).Stream(ctx, topology.StreamUpdates)
+	ts.Check(err)
+	info, err := stream.Info(ctx)
+	ts.Check(err)
+	var all strings.Builder
+	for seq := info.State.FirstSeq; seq <= info.State.LastSeq; seq++ {
+		msg, err := stream.GetMsg(ctx, seq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		ts.Check(err)
+		fmt.Fprintf(&all, "%s %v %s\n", topology.PublishedSubject(msg.Subject), msg.Header, msg.Data)
+	}
+	for _, text := range args {
+		if strings.Contains(all.String(), text) == neg {
+			ts.Fatalf("%q: found %v, in:\n%s", text, !neg, &all)
+		}
+	}
+}

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"kexrelay/internal/config"
+	"kexrelay/internal/journal"
+	"kexrelay/internal/queue"
+	"kexrelay/internal/update"
+)
+
+// defaultWait is how long --wait without a value waits.
+const defaultWait = time.Minute
+
+// publishPatience is how long one update is tried when NATS does not answer.
+const publishPatience = 30 * time.Second
+
+// publishCommand is what publish document and publish comments have in common.
+type publishCommand struct {
+	env     *environment
+	output  outputFlags
+	vorgang string
+	id      string
+	traceID string
+	wait    time.Duration
+}
+
+func newPublishCommand(env *environment) *cobra.Command {
+	return newGroupCommand("publish", "Publish documents or comments for a Vorgang",
+		newPublishDocumentCommand(env), newPublishCommentsCommand(env))
+}
+
+func (c *publishCommand) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&c.vorgang, "vorgang", "", "the `Vorgangsnummer` (required)")
+	flags.DurationVar(&c.wait, "wait", 0, fmt.Sprintf("wait for the results, at most this `duration` (%s without one; write --wait=30s)", defaultWait))
+	flags.Lookup("wait").NoOptDefVal = defaultWait.String()
+	flags.StringVar(&c.traceID, "trace-id", "", "the X-TraceId to send to the API; made up if not given")
+	c.output.register(cmd)
+	completeNothing(cmd, "vorgang", "wait", "id", "trace-id")
+	addConnectionFlags(cmd)
+}
+
+// check reads what both commands take. first is the first argument that is no flag.
+func (c *publishCommand) check(cmd *cobra.Command, first string) error {
+	if c.vorgang == "" {
+		return usagef("--vorgang is required: which Vorgang is it for?\n%s", seeHelp(cmd))
+	}
+	if _, err := checkVorgang(c.vorgang); err != nil {
+		return err
+	}
+	if cmd.Flags().Changed("wait") {
+		if c.wait <= 0 {
+			return usagef("--wait: %s is no time to wait", c.wait)
+		}
+		// pflag takes "--wait 30s" as --wait and an argument: as a comment it would be booked.
+		if _, err := time.ParseDuration(first); err == nil && c.wait == defaultWait {
+			return usagef("%q looks like the time to wait: write --wait=%s", first, first)
+		}
+	}
+	if len(c.id) > update.MaxIDLength || !visible(c.id) {
+		return usagef("--id: not 1 to %d printable ASCII characters without spaces", update.MaxIDLength)
+	}
+	if len(c.traceID) > update.MaxTraceIDLength || !visible(c.traceID) {
+		return usagef("--trace-id: not 1 to %d printable ASCII characters without spaces", update.MaxTraceIDLength)
+	}
+	return nil
+}
+
+// visible reports whether text is of printable ASCII characters without spaces.
+func visible(text string) bool {
+	for i := range len(text) {
+		if text[i] <= ' ' || text[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// item is one update to publish. Its body is made when its turn comes, so that only one is in memory.
+type item struct {
+	// name is what the user calls it: the file as given, or how many comments.
+	name string
+	// file is the file as given, empty for what comes from no file.
+	file string
+	kind update.Kind
+	// size is about how many bytes there are to read, for the progress bar.
+	size int64
+	// make gives the body and the update ID. limit is how many bytes the body may have.
+	make func(limit int64) (body []byte, id string, err error)
+}
+
+// publish publishes the items one after the other, reports each, and follows them if that is wanted.
+func (c *publishCommand) publish(cmd *cobra.Command, items []item, failed int) error {
+	p, err := c.output.open(c.env)
+	if err != nil {
+		return err
+	}
+	relay, err := config.LoadRelay(nil, config.EnvOf(c.env.environ))
+	if err != nil {
+		return usageError(err)
+	}
+	ctx := cmd.Context()
+	conn, err := connect(ctx, c.env, cmd)
+	if err != nil {
+		return err
+	}
+	defer disconnect(ctx, conn)
+	run := &publishing{
+		command: c, env: c.env, vorgang: c.vorgang, tracePrefix: relay.TracePrefix,
+		publisher: queue.NewPublisher(conn), results: journal.NewResults(conn.JetStream()),
+		failed: failed,
+	}
+	run.report = newPublishReport(p, items)
+	return run.run(ctx, items)
+}
+
+// publishing is one call of publish under way.
+type publishing struct {
+	command     *publishCommand
+	env         *environment
+	vorgang     string
+	tracePrefix string
+	publisher   *queue.Publisher
+	results     *journal.Results
+	report      *publishReport
+	bar         *progress
+	failed      int
+}
+
+func (r *publishing) run(ctx context.Context, items []item) error {
+	var from journal.Position
+	if r.command.wait > 0 {
+		var err error
+		if from, err = r.results.Position(ctx); err != nil {
+			return err
+		}
+	}
+	r.bar = newProgress(r.env, items)
+	sent, err := r.all(ctx, items)
+	r.bar.done()
+	if r.command.wait == 0 || len(sent) == 0 {
+		return r.end(err, 0)
+	}
+	code, waitErr := r.follow(ctx, from, sent)
+	if err == nil {
+		err = waitErr
+	}
+	return r.end(err, code)
+}
+
+// end chooses the exit code: what was not published counts more than how the others ended.
+func (r *publishing) end(err error, code int) error {
+	switch {
+	case err != nil:
+		return err
+	case r.failed > 0:
+		return exitWith(exitFailed)
+	case code != 0:
+		return exitWith(code)
+	}
+	return nil
+}
+
+// all publishes every item. What concerns one item alone is said and the next one goes on; the error is what
+// stopped it.
+func (r *publishing) all(ctx context.Context, items []item) ([]*published, error) {
+	var sent []*published
+	for _, one := range items {
+		r.bar.begin(one)
+		line, err := r.one(ctx, one)
+		r.bar.end(one)
+		if err != nil {
+			if ctx.Err() != nil || hopeless(err) {
+				return sent, fmt.Errorf("publishing %s: %w", one.name, err)
+			}
+			r.fail(one, err)
+			continue
+		}
+		sent = append(sent, line)
+		if r.command.wait > 0 {
+			continue
+		}
+		r.bar.clear()
+		if err := r.report.add(line); err != nil {
+			return sent, err
+		}
+	}
+	return sent, nil
+}
+
+// fail says what is wrong with one item.
+func (r *publishing) fail(one item, err error) {
+	r.bar.clear()
+	r.failed++
+	fmt.Fprintf(r.env.stderr, "kexrelay: %s: not published: %v\n", printable(one.name), err)
+}
+
+// hopeless reports whether an error would hit every item alike.
+func hopeless(err error) bool {
+	return errors.Is(err, queue.ErrFull) || errors.Is(err, queue.ErrNoStream) || errors.Is(err, queue.ErrPermission) ||
+		errors.Is(err, queue.ErrConnectionClosed) || errors.Is(err, context.DeadlineExceeded)
+}
+
+func (r *publishing) one(ctx context.Context, one item) (*published, error) {
+	body, id, err := one.make(r.publisher.MaxSize())
+	if err != nil {
+		return nil, err
+	}
+	if r.command.id != "" {
+		id = r.command.id
+	}
+	trace := r.command.traceID
+	if trace == "" {
+		trace = newTraceID(r.tracePrefix)
+	}
+	ctx, cancel := context.WithTimeout(ctx, publishPatience)
+	defer cancel()
+	result, err := r.publisher.Publish(ctx, queue.PublishRequest{
+		Vorgangsnummer: r.vorgang, Kind: one.kind, Body: body, MsgID: id, TraceID: trace,
+	})
+	if err != nil {
+		return nil, err
+	}
+	line := &published{
+		Name: one.name, File: one.file, Vorgangsnummer: r.vorgang, Kind: one.kind,
+		UpdateID: result.MsgID, Seq: result.Seq, TraceID: trace, Duplicate: result.Duplicate,
+	}
+	if line.Duplicate {
+		line.TraceID = "" // What is stored has the trace ID of the first time.
+	}
+	return line, nil
+}
+
+// newTraceID is the prefix and 80 random bits.
+func newTraceID(prefix string) string {
+	var random [10]byte
+	_, _ = rand.Read(random[:]) // Never fails.
+	return prefix + hex.EncodeToString(random[:])
+}

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"kexrelay/internal/update"
+	"kexrelay/schemas"
+)
+
+// headerRoom is what the headers of an update and the rest of its body may take of a message.
+const headerRoom = 1 << 10
+
+// publishDocumentCommand is `kexrelay publish document`.
+type publishDocumentCommand struct {
+	publishCommand
+
+	filename  string
+	recursive bool
+}
+
+func newPublishDocumentCommand(env *environment) *cobra.Command {
+	c := &publishDocumentCommand{publishCommand: publishCommand{env: env}}
+	cmd := &cobra.Command{
+		Use:     "document --vorgang NUMBER FILE... | DIR... | -",
+		Aliases: []string{"documents", "dokument"},
+		Short:   "Publish files as documents",
+		Long: `Publishes each file as one document of the Vorgang; of a directory its regular
+files that are not hidden, in the order of their names; of - standard input.
+
+The same file for the same Vorgang under the same name is published once: a
+second time within two hours it is not stored again, and said so.`,
+		Example: `  kexrelay publish document --vorgang 123456 Antrag.pdf Ausweis.pdf
+  kexrelay publish document --vorgang 123456 --wait=30s scans/
+  scan | kexrelay publish document --vorgang 123456 --filename Antrag.pdf -`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("no FILE: which documents are to be published?")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, args) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&c.filename, "filename", "", "the document's `name`, instead of that of the one file; required with -")
+	flags.BoolVarP(&c.recursive, "recursive", "r", false, "take the files of subdirectories too")
+	flags.StringVar(&c.id, "id", "", "the update `ID` (Nats-Msg-Id) of the one document, instead of one made of its content")
+	c.register(cmd)
+	completeNothing(cmd, "filename")
+	return cmd
+}
+
+func (c *publishDocumentCommand) run(cmd *cobra.Command, args []string) error {
+	if err := c.check(cmd, args[0]); err != nil {
+		return err
+	}
+	if c.filename != "" {
+		if err := checkFilename(c.filename); err != nil {
+			return usagef("--filename: %w", err)
+		}
+	}
+	found := collect(args, c.recursive)
+	for _, flag := range []string{"id", "trace-id", "filename"} {
+		if cmd.Flags().Changed(flag) && len(found.sources)+len(found.errs) > 1 {
+			return usagef("--%s is for one document, but there are %d", flag, len(found.sources)+len(found.errs))
+		}
+	}
+	for _, err := range found.errs {
+		fmt.Fprintln(c.env.stderr, "kexrelay:", err)
+	}
+	if len(found.sources) == 0 {
+		return exitWith(exitFailed)
+	}
+	var items []item
+	for _, s := range found.sources {
+		if s.stdin && c.filename == "" {
+			return usagef("standard input has no name: give the document one with --filename")
+		}
+		items = append(items, c.item(s))
+	}
+	return c.publish(cmd, items, len(found.errs))
+}
+
+func (c *publishDocumentCommand) item(s source) item {
+	name := c.filename
+	if name == "" {
+		name = s.base
+	}
+	return item{
+		name: s.path, file: s.path, kind: update.Document, size: s.size,
+		make: func(limit int64) ([]byte, string, error) {
+			content, err := c.read(s, limit)
+			if err != nil {
+				return nil, "", err
+			}
+			body, err := documentBody(name, content)
+			if err != nil {
+				return nil, "", err
+			}
+			if int64(len(body)+headerRoom) > limit {
+				return nil, "", tooLarge(int64(len(content)), limit)
+			}
+			return body, documentID(c.vorgang, name, content), nil
+		},
+	}
+}
+
+// read reads a file or standard input, and no more than could be published.
+func (c *publishDocumentCommand) read(s source, limit int64) ([]byte, error) {
+	most := mostContent(limit)
+	if s.size > most {
+		return nil, tooLarge(s.size, limit)
+	}
+	in := c.env.stdin
+	if !s.stdin {
+		file, err := os.Open(s.path)
+		if err != nil {
+			return nil, plainError(err)
+		}
+		defer func() { _ = file.Close() }() // Only read.
+		in = file
+	}
+	content, err := io.ReadAll(io.LimitReader(in, most+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reading it: %w", plainError(err))
+	case len(content) == 0:
+		return nil, errors.New("it is empty")
+	case int64(len(content)) > most:
+		return nil, tooLarge(0, limit)
+	}
+	return content, nil
+}
+
+// mostContent is how many bytes of content fit into a message of limit bytes as base64.
+func mostContent(limit int64) int64 { return (limit - headerRoom) / 4 * 3 }
+
+func tooLarge(bytes, limit int64) error {
+	subject := "it"
+	if bytes > 0 {
+		subject = "its " + size(bytes)
+	}
+	return fmt.Errorf("%s would be too large as base64: this NATS server takes messages of %s (max_payload), a document of about %s",
+		subject, size(limit), size(mostContent(limit)))
+}
+
+// documentBody is the API's body for a document, validated. Errors never repeat content or name.
+func documentBody(filename string, content []byte) ([]byte, error) {
+	if err := checkFilename(filename); err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	b.Grow(base64.StdEncoding.EncodedLen(len(content)) + 6*len(filename) + 64)
+	b.WriteString(`{"filename":`)
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(filename); err != nil {
+		return nil, fmt.Errorf("encoding the name: %w", err)
+	}
+	b.Truncate(b.Len() - 1) // The encoder ends with a line feed.
+	b.WriteString(`,"base64Content":"`)
+	body := base64.StdEncoding.AppendEncode(b.Bytes(), content)
+	body = append(body, `"}`...)
+	return body, problems(schemas.Validate(schemas.Document, body))
+}
+
+// checkFilename says what the API or the relay would refuse about a name, without the name.
+func checkFilename(name string) error {
+	if !utf8.ValidString(name) {
+		return errors.New("its name is not UTF-8; give it another with --filename")
+	}
+	probe := struct {
+		Filename string `json:"filename"`
+		Content  string `json:"base64Content"`
+	}{name, "AA=="}
+	body, err := json.Marshal(probe)
+	if err != nil {
+		return fmt.Errorf("encoding the name: %w", err)
+	}
+	return problems(schemas.Validate(schemas.Document, body))
+}
+
+// problems is what a schema says without the schema's name: who reads it knows what he publishes.
+func problems(err error) error {
+	if wrong, ok := errors.AsType[*schemas.Error](err); ok {
+		return errors.New(strings.Join(wrong.Problems, "; "))
+	}
+	return err
+}
+
+// documentID is the same for the same content under the same name for the same Vorgang, and tells nothing of them.
+func documentID(vorgang, filename string, content []byte) string {
+	hash := sha256.New()
+	digest := sha256.Sum256(content)
+	for _, part := range [][]byte{[]byte(vorgang), []byte(update.Document), []byte(filename), digest[:]} {
+		_ = binary.Write(hash, binary.BigEndian, uint64(len(part))) // A hash never fails.
+		hash.Write(part)
+	}
+	return "document-" + hex.EncodeToString(hash.Sum(nil)[:16])
+}
+
+// plainError drops the path from a file's error: the line that shows it names the file already.
+func plainError(err error) error {
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
+		return path.Err
+	}
+	return err
+}

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"kexrelay/internal/embedded/embeddedtest"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"kexrelay": main})
+}
+
+// Each script is the specification of one command or one rule, which its first comment says. Beside testscript's own
+// commands there are:
+//
+//	exits CODE kexrelay ARG...   the command must end with this exit code
+//	nats                         starts a nats-server; NATS_URL says where
+//	settle delivered             settles every waiting update, as a relay would, and ends
+//	settle REASON [STATUS [DETAIL]]   the same as dead letters
+//	relay OUTCOME...             settles whatever comes, in the background, with these in turn
+//	hold REASON [DETAIL]         says that a relay holds
+//	pull                         pulls from the consumer, as a relay does, and takes nothing
+//	published [TEXT...]          some update's body or headers in the stream must contain each text
+//	nocanary FILE...             none of the texts in the files may be in what the last command printed
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			home := filepath.Join(env.WorkDir, "home")
+			env.Setenv("HOME", home)
+			env.Setenv("XDG_CONFIG_HOME", filepath.Join(home, ".config")) // Where the nats CLI's contexts are.
+			env.Setenv("TZ", "UTC")
+			return os.Mkdir(home, 0o700)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits":     cmdExits,
+			"nats":      cmdNATS,
+			"settle":    cmdSettle,
+			"relay":     cmdRelay,
+			"hold":      cmdHold,
+			"pull":      cmdPull,
+			"published": cmdPublished,
+			"nocanary":  cmdNoCanary,
+		},
+	})
+}
+
+// cmdExits is exec with an exact exit code.
+func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE kexrelay ARG...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// cmdNATS starts a server for the rest of the script.
+func cmdNATS(ts *testscript.TestScript, _ bool, _ []string) {
+	ts.Setenv("NATS_URL", embeddedtest.Run(scriptTB{ts}).URL())
+}
+
+// scriptTB lets embeddedtest live as long as the script.
+type scriptTB struct{ *testscript.TestScript }
+
+func (scriptTB) Helper() {}
+
+func (t scriptTB) TempDir() string { return t.MkAbs("nats-store") }
+
+func (t scriptTB) Cleanup(f func()) { t.Defer(f) }
+
+func (t scriptTB) Errorf(format string, args ...any) { t.Logf("ERROR: "+format, args...) }
+
+// cmdNoCanary looks for secrets in what the last command printed.
+func cmdNoCanary(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: nocanary FILE...")
+	}
+	printed := ts.ReadFile("stdout") + ts.ReadFile("stderr")
+	for _, file := range args {
+		for canary := range strings.Lines(ts.ReadFile(file)) {
+			canary = strings.TrimSpace(canary)
+			if canary != "" && strings.Contains(printed, canary) {
+				ts.Fatalf("%q was printed", canary)
+			}
+		}
+	}
+}
+
+// Every command has a help text with an example that fits into 80 columns, and none of them needs anything for it.
+func TestHelpOfEveryCommand(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	root := newRootCommand(&environment{stdout: &stdout, stderr: &stderr})
+	seen := 0
+	var walk func(path []string)
+	walk = func(path []string) {
+		cmd, _, err := root.Find(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cmd.Name() == "completion" || cmd.Name() == "help" {
+			return // cobra's own.
+		}
+		stdout.Reset()
+		if code := run(append(path, "--help"), nil, nil, &stdout, &stderr); code != 0 {
+			t.Errorf("%s --help exits with %d: %s", cmd.CommandPath(), code, &stderr)
+		}
+		if !cmd.HasSubCommands() && !strings.Contains(stdout.String(), "Examples:\n  ") {
+			t.Errorf("%s has no example", cmd.CommandPath())
+		}
+		for line := range strings.Lines(stdout.String()) {
+			wide := len([]rune(strings.TrimRight(line, "\n"))) > defaultWidth
+			if wide && !strings.Contains(line, "https://") { // A URL is not broken.
+				t.Errorf("%s --help has a line of more than %d columns: %s", cmd.CommandPath(), defaultWidth, line)
+			}
+		}
+		seen++
+		for _, sub := range cmd.Commands() {
+			walk(append(slices.Clip(path), sub.Name()))
+		}
+	}
+	walk(nil)
+	if seen < 10 {
+		t.Errorf("only %d commands were looked at", seen)
+	}
+}
