@@ -1,6 +1,7 @@
 package topology_test
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"slices"
@@ -157,6 +158,50 @@ func TestWhatOperatorsChooseWithOtherToolsStays(t *testing.T) {
 	}
 	if got := relay.CachedInfo().Config; got.Description != "ours" || got.Metadata["owner"] != "crm" || got.SampleFrequency != "10%" {
 		t.Errorf("after a change the consumer is %+v", got)
+	}
+}
+
+// adjusting stands for a server that changes what was asked for without an error.
+type adjusting struct{ jetstream.JetStream }
+
+func (a adjusting) CreateStream(ctx context.Context, cfg jetstream.StreamConfig) (jetstream.Stream, error) {
+	cfg.AllowRollup = cfg.AllowRollup || cfg.Name == topology.StreamDeadLetters
+	return a.JetStream.CreateStream(ctx, cfg)
+}
+
+func (a adjusting) UpdateStream(ctx context.Context, cfg jetstream.StreamConfig) (jetstream.Stream, error) {
+	return a.CreateStream(ctx, cfg)
+}
+
+func (a adjusting) CreateConsumer(ctx context.Context, stream string, cfg jetstream.ConsumerConfig) (jetstream.Consumer, error) {
+	cfg.MaxAckPending = 1000
+	return a.JetStream.CreateConsumer(ctx, stream, cfg)
+}
+
+func (a adjusting) UpdateConsumer(ctx context.Context, stream string, cfg jetstream.ConsumerConfig) (jetstream.Consumer, error) {
+	cfg.MaxAckPending = 1000
+	return a.JetStream.UpdateConsumer(ctx, stream, cfg)
+}
+
+func TestWhatTheServerChangesSilentlyIsAnError(t *testing.T) {
+	js := connect(t)
+	stream := "stream KEX_DEADLETTERS: the server accepted it but changed allow_rollup_hdrs (asked for no, got yes)"
+	consumer := "consumer relay-0: the server accepted it but changed max_ack_pending (asked for 50000, got 1000)"
+	for range 2 { // Created, then updated.
+		report, err := topology.Setup(t.Context(), adjusting{js}, topology.Options{})
+		if err == nil || err.Error() != stream || len(report.Things) != 1 {
+			t.Fatalf("Setup = %v, want %s", err, stream)
+		}
+	}
+	setUp(t, js, topology.Options{})
+	if err := js.DeleteConsumer(t.Context(), topology.StreamUpdates, topology.Consumer(0)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		report, err := topology.Setup(t.Context(), adjusting{js}, topology.Options{})
+		if err == nil || err.Error() != consumer || len(report.Things) != 7 {
+			t.Fatalf("Setup = %v, want %s", err, consumer)
+		}
 	}
 }
 

@@ -20,7 +20,7 @@ func changed(r topology.Report) []string {
 	var lines []string
 	for _, thing := range r.Things {
 		if thing.Action != topology.Unchanged {
-			lines = append(lines, thing.Name+" "+string(thing.Action))
+			lines = append(lines, thing.Name+" "+string(thing.Action)+thing.Note)
 		}
 	}
 	return lines
@@ -102,6 +102,30 @@ func TestAMissingTransformIsMendedOnlyWhereOrderIsKept(t *testing.T) {
 	want := []string{"kex.vorgang.1.dokument", "kex.update.0.1.dokument"}
 	if got := fetch(t, js, 0, 2); !slices.Equal(got, want) {
 		t.Errorf("relay-0 gets %q, want %q", got, want)
+	}
+}
+
+func TestAnUnknownTransformIsMendedOnlyWhileNothingWaits(t *testing.T) {
+	js := connect(t)
+	setUp(t, js, topology.Options{Partitions: 4})
+	recreate(t, js, topology.StreamUpdates, func(c *jetstream.StreamConfig) {
+		c.SubjectTransform.Destination = "kex.update.{{partition(4,1)}}.{{wildcard(2)}}.{{wildcard(1)}}"
+	})
+	ack := publish(t, js, "kex.vorgang.1.dokument", "{}")
+	_, err := topology.Setup(t.Context(), js, topology.Options{Partitions: 4})
+	if err == nil || !strings.Contains(err.Error(), "an unknown number of partitions to 4 partitions") {
+		t.Errorf("Setup while an update waits = %v, want a refusal", err)
+	}
+	stream, err := js.Stream(t.Context(), topology.StreamUpdates)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.DeleteMsg(t.Context(), ack.Sequence); err != nil {
+		t.Fatal(err)
+	}
+	setUp(t, js, topology.Options{Partitions: 4})
+	if found, err := topology.Verify(t.Context(), js); err != nil || found.Partitions != 4 {
+		t.Errorf("Verify = %+v, %v, want 4 partitions", found, err)
 	}
 }
 

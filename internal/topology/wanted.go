@@ -180,14 +180,14 @@ func partitionsIn(cfg jetstream.StreamConfig) int {
 		return 0
 	}
 	n, err := strconv.Atoi(match[1])
-	if err != nil || n < 1 || *transform(n) != *cfg.SubjectTransform {
+	if err != nil || *transform(n) != *cfg.SubjectTransform {
 		return 0
 	}
 	return n
 }
 
 // wantedConsumer is the configuration of a partition's consumer; found (nil: nothing yet) gives what operators may
-// choose, an ongoing pause above all.
+// choose. An ongoing pause is left out: servers keep it, and naming it could renew one that has just been ended.
 func wantedConsumer(partition, partitions int, found *jetstream.ConsumerConfig) jetstream.ConsumerConfig {
 	cfg := jetstream.ConsumerConfig{
 		Name:           Consumer(partition),
@@ -209,7 +209,6 @@ func wantedConsumer(partition, partitions int, found *jetstream.ConsumerConfig) 
 		cfg.Metadata = found.Metadata
 		cfg.SampleFrequency = found.SampleFrequency
 		cfg.MaxWaiting = found.MaxWaiting
-		cfg.PauseUntil = found.PauseUntil
 		cfg.DeliverGroup = found.DeliverGroup
 	}
 	return cfg
