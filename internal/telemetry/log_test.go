@@ -87,6 +87,9 @@ func TestTextOutsideATerminalHasTheDateInUTC(t *testing.T) {
 	if !regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INF sent status=201 duration=1.5s `).MatchString(line) {
 		t.Errorf("line = %q", line)
 	}
+	if !strings.Contains(line, " since=2026-01-02T02:04:05.006Z ") {
+		t.Errorf("line = %q, want since in UTC", line)
+	}
 	terminal := logLine(telemetry.LogOptions{Format: telemetry.FormatText, Terminal: true, NoColor: true})
 	if !regexp.MustCompile(`^\d\d:\d\d:\d\d\.\d{3} INF sent `).MatchString(terminal) {
 		t.Errorf("line on a terminal = %q", terminal)

@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"kexrelay/internal/fault"
 )
@@ -116,9 +115,5 @@ func bounded(text string) string {
 	if len(text) <= maxDetail {
 		return text
 	}
-	cut := maxDetail
-	for cut > 0 && !utf8.RuneStart(text[cut]) {
-		cut--
-	}
-	return strings.ToValidUTF8(text[:cut], "") + "…"
+	return strings.ToValidUTF8(text[:maxDetail], "") + "…"
 }

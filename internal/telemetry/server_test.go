@@ -92,7 +92,11 @@ func TestReadyzTellsEveryHoldAsJSON(t *testing.T) {
 		t.Errorf("Cache-Control = %q, want no-store: a health answer is of this moment", got)
 	}
 
-	readiness = telemetry.Readiness{Connected: true, TopologyProblem: strings.Repeat("ä", 2000)}
+	if got := response.Header.Get("X-Content-Type-Options"); got != "nosniff" {
+		t.Errorf("X-Content-Type-Options = %q, want nosniff", got)
+	}
+
+	readiness = telemetry.Readiness{Connected: true, TopologyProblem: "x" + strings.Repeat("ä", 2000)}
 	response, body = ask(t, s, http.MethodGet, "/readyz")
 	var got struct {
 		Ready          bool
@@ -109,7 +113,7 @@ func TestReadyzTellsEveryHoldAsJSON(t *testing.T) {
 	if got.Holds == nil || len(*got.Holds) != 0 || got.Standby == nil {
 		t.Errorf("body %s lacks holds as a list, or standby", body)
 	}
-	if want := strings.Repeat("ä", 512) + "…"; got.Detail != want {
+	if want := "x" + strings.Repeat("ä", 511) + "…"; got.Detail != want {
 		t.Errorf("detail has %d bytes, want it cut to 1024", len(got.Detail))
 	}
 }
