@@ -1,0 +1,208 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Defaults of PublisherConfig, and the pace of repeats.
+const (
+	defaultPublishTimeout = 2 * time.Second
+	defaultPatience       = 5 * time.Second
+	firstRepeat           = 50 * time.Millisecond
+	slowestRepeat         = time.Second
+	// maxPending bounds the publishes without an answer. It is far above any concurrency of the relay: it is there
+	// so that a caller's mistake stalls instead of eating memory.
+	maxPending = 4096
+)
+
+// Error codes of the server that decide what becomes of a refused publish. All others of class 503 may pass.
+const (
+	codeMessageTooLarge   jetstream.ErrorCode = 10054 // Above the stream's MaxMsgSize.
+	codeHeaderTooLarge    jetstream.ErrorCode = 10097 // Headers above 64 KiB.
+	codeStreamStoreFailed jetstream.ErrorCode = 10077 // Full: "maximum bytes exceeded", or the disk refuses.
+	codeMsgIDInProcess    jetstream.ErrorCode = 10158 // The same ID is waiting for its quorum: neither stored nor a duplicate.
+)
+
+// PublisherConfig is what a Publisher is made with.
+type PublisherConfig struct {
+	// Timeout is how long one publish waits for its PubAck; 0 means 2 s.
+	Timeout time.Duration
+	// Patience is how long a publish is repeated that may go through by itself; 0 means 5 s. The last repeat may
+	// begin at its end, so a call takes up to Patience + Timeout.
+	Patience time.Duration
+}
+
+// Publisher publishes to streams and waits for the PubAck. Many callers share one pipeline: nobody's wait for an
+// answer delays another's publish.
+type Publisher struct {
+	cfg PublisherConfig
+	// open makes a publishing context of its own on the caller's connection, because only that one can be told to
+	// forget an acknowledgement that never comes.
+	open func() (jetstream.JetStream, error)
+}
+
+// NewPublisher makes a Publisher on the connection of js, with its domain or API prefix.
+func NewPublisher(js jetstream.JetStream, cfg PublisherConfig) *Publisher {
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = defaultPublishTimeout
+	}
+	if cfg.Patience <= 0 {
+		cfg.Patience = defaultPatience
+	}
+	return &Publisher{cfg: cfg, open: sync.OnceValues(func() (jetstream.JetStream, error) {
+		opts := []jetstream.JetStreamOpt{
+			jetstream.WithPublishAsyncTimeout(cfg.Timeout),
+			jetstream.WithPublishAsyncMaxPending(maxPending),
+		}
+		switch o := js.Options(); {
+		case o.Domain != "":
+			return jetstream.NewWithDomain(js.Conn(), o.Domain, opts...)
+		case o.APIPrefix != "":
+			return jetstream.NewWithAPIPrefix(js.Conn(), o.APIPrefix, opts...)
+		}
+		return jetstream.New(js.Conn(), opts...)
+	})}
+}
+
+// Close ends the subscription for answers; publishes under way end with their timeout. The connection stays open.
+func (p *Publisher) Close() {
+	if js, err := p.open(); err == nil {
+		js.CleanupPublisher()
+	}
+}
+
+// Publish publishes a message that carries a Nats-Msg-Id and returns its PubAck. What may pass by itself (no leader,
+// no answer, a reconnect, an ID in process) is repeated within the patience; the ID makes the repeat harmless. A
+// PubAck that says duplicate is success: Sequence is then that of the message stored before.
+//
+// The error is ctx's cause, or a *PublishError that says why the server did not take the message.
+func (p *Publisher) Publish(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, error) {
+	js, err := p.open()
+	if err != nil {
+		return nil, fmt.Errorf("opening JetStream: %w", err)
+	}
+	until := time.Now().Add(p.cfg.Patience)
+	for wait := firstRepeat; ; wait = min(2*wait, slowestRepeat) {
+		ack, err := p.attempt(ctx, js, m)
+		if err == nil {
+			return ack, nil
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		refusal := refusalOf(err)
+		if refusal != RefusedForNow || closedForGood(err) || time.Until(until) < wait {
+			return nil, &PublishError{Subject: m.Subject, Refusal: refusal, Err: err}
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// attempt is one publish. It ends with the answer, with the publish timeout or with ctx; an answer that comes
+// later is dropped by the publishing context. The library's own repeats are off: they know only one of the reasons.
+func (p *Publisher) attempt(ctx context.Context, js jetstream.JetStream, m *nats.Msg) (*jetstream.PubAck, error) {
+	future, err := js.PublishMsgAsync(m, jetstream.WithRetryAttempts(0), jetstream.WithStallWait(p.cfg.Timeout))
+	if err != nil && js.Conn().IsClosed() {
+		return nil, nats.ErrConnectionClosed // The client does not always say so.
+	}
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case ack := <-future.Ok():
+		return ack, nil
+	case err := <-future.Err():
+		return nil, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Refusal says what a failed publish means.
+type Refusal uint8
+
+const (
+	// RefusedForNow means no answer, no leader, no connection: it may pass by itself.
+	RefusedForNow Refusal = iota
+	// RefusedMessage means that this one message can never be taken as it is: too large, or a header or subject
+	// that NATS does not allow.
+	RefusedMessage
+	// RefusedByStream means that the stream takes nothing now: it is full, sealed, or its disk is.
+	RefusedByStream
+)
+
+// PublishError is a message that the server did not take, or did not confirm.
+type PublishError struct {
+	Subject string
+	Refusal Refusal
+	Err     error
+}
+
+// Error says what happened and what to do next.
+func (e *PublishError) Error() string {
+	return fmt.Sprintf("publishing to %s: %v (%s)", e.Subject, e.Err, e.advice())
+}
+
+// Unwrap gives the client's or the server's own error.
+func (e *PublishError) Unwrap() error { return e.Err }
+
+func (e *PublishError) advice() string {
+	switch e.Refusal {
+	case RefusedMessage:
+		return "the message is too large or not well formed for this server: see max_payload and the stream's MaxMsgSize"
+	case RefusedByStream:
+		return "the stream takes nothing more: make room in it, or raise its limit or the server's disk space"
+	case RefusedForNow:
+	}
+	switch {
+	case errors.Is(e.Err, jetstream.ErrNoStreamResponse):
+		return "no stream takes this subject, or it has no leader: run kexrelay setup, or look at the cluster"
+	case errors.Is(e.Err, jetstream.ErrAsyncPublishTimeout):
+		return "no answer: check the connection to NATS and the user's rights, a denied publish is not answered"
+	case closedForGood(e.Err):
+		return "the connection to NATS is closed for good"
+	}
+	return "check the connection to NATS"
+}
+
+func closedForGood(err error) bool {
+	return errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrConnectionDraining)
+}
+
+func refusalOf(err error) Refusal {
+	if errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrBadHeaderMsg) || errors.Is(err, nats.ErrBadSubject) {
+		return RefusedMessage
+	}
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	if !ok {
+		return RefusedForNow
+	}
+	switch {
+	case api.ErrorCode == codeMessageTooLarge, api.ErrorCode == codeHeaderTooLarge:
+		return RefusedMessage
+	case api.ErrorCode == codeStreamStoreFailed:
+		return RefusedByStream
+	case api.ErrorCode == codeMsgIDInProcess, api.Code == 503:
+		return RefusedForNow
+	}
+	return RefusedByStream
+}
+
+// messageRefused reports whether err concerns the one message it was returned for.
+func messageRefused(err error) bool {
+	p, ok := errors.AsType[*PublishError](err)
+	return ok && p.Refusal == RefusedMessage
+}

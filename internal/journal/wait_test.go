@@ -1,0 +1,88 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kexrelay/internal/topology"
+	"kexrelay/internal/update"
+)
+
+func TestWaitForGivesTheSettlementOfEachUpdate(t *testing.T) {
+	js := setUp(t, topology.Options{})
+	j := newJournal(t, js)
+	settle(t, j, delivered(anUpdate(7))) // Of an earlier stream with the same sequences.
+	results := NewResults(js)
+	from, err := results.Position(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seq := uint64(5); seq < 9; seq++ {
+		u := anUpdate(seq)
+		u.StoredAt = time.Now()
+		s := delivered(u)
+		if seq == 6 {
+			s = deadLettered(u)
+		}
+		settle(t, j, s)
+	}
+	if err := j.Notice(t.Context(), Notice{Outcome: update.Replayed, Key: "1", Data: EventData{UpdateSeq: 9, Vorgangsnummer: "1", Kind: update.Document}}); err != nil {
+		t.Fatal(err)
+	}
+	outcomes := map[uint64]update.Outcome{}
+	waiting := []Awaited{{Seq: 9}, {Seq: 8}, {Seq: 7}, {Seq: 7}, {Seq: 6}}
+	for event, err := range results.WaitFor(within(t, 20*time.Second), from, waiting) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if event.Data.UpdateSeq == 7 && event.Data.ReceivedAt.Equal(storedAt) {
+			t.Error("the result of the earlier stream is taken for this one's")
+		}
+		outcomes[event.Data.UpdateSeq] = event.Data.Outcome
+		if len(outcomes) == 3 { // Only 9 is open: it is settled while we wait.
+			settle(t, j, delivered(anUpdate(9)))
+		}
+	}
+	want := map[uint64]update.Outcome{6: update.DeadLettered, 7: update.Delivered, 8: update.Delivered, 9: update.Delivered}
+	if diff := cmp.Diff(want, outcomes); diff != "" {
+		t.Errorf("outcomes (-want +got):\n%s", diff)
+	}
+}
+
+func TestWaitForFindsTheEarlierResultOfADuplicate(t *testing.T) {
+	js := setUp(t, topology.Options{})
+	j := newJournal(t, js)
+	settle(t, j, delivered(anUpdate(3)))
+	results := NewResults(js)
+	from, err := results.Position(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	settle(t, j, delivered(anUpdate(4)))
+	got := collect(t, results.WaitFor(within(t, 20*time.Second), from, []Awaited{{Seq: 3, Duplicate: true}, {Seq: 4}}))
+	if diff := cmp.Diff([]uint64{3, 4}, got); diff != "" {
+		t.Errorf("updates (-want +got):\n%s", diff)
+	}
+}
+
+func TestWaitForNothingEndsAtOnceAndForTooLongWithHowMany(t *testing.T) {
+	js := setUp(t, topology.Options{})
+	results := NewResults(js)
+	if got := collect(t, results.WaitFor(t.Context(), Position{}, nil)); got != nil {
+		t.Errorf("got %v", got)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	var last error
+	for _, err := range results.WaitFor(ctx, Position{}, []Awaited{{Seq: 1}, {Seq: 2}}) {
+		last = err
+	}
+	if !errors.Is(last, context.DeadlineExceeded) || !strings.Contains(last.Error(), "2 of 2 updates") {
+		t.Errorf("it ends with %v", last)
+	}
+}
