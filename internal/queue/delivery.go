@@ -1,0 +1,196 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kexrelay/internal/fault"
+	"kexrelay/internal/topology"
+	"kexrelay/internal/update"
+)
+
+var (
+	ackAck      = []byte("+ACK")
+	ackProgress = []byte("+WPI")
+)
+
+// Delivery is an update handed over and not settled yet. It stays ours, by heartbeats, until Ack or Forget, also
+// after Run has returned.
+type Delivery struct {
+	q        *Queue
+	seq      uint64
+	storedAt int64 // Unix time in nanoseconds.
+	subject  string
+
+	// The queue's mutex guards the rest. It is kept small: there may be 50,000 of these.
+	reply              string // The ack handle of the last delivery.
+	body               *body
+	key                *keyed
+	prev, next         *Delivery // In its key.
+	list               *bodyList // Where its body may be dropped, or nil.
+	listPrev, listNext *Delivery
+	at                 int32 // Place in its slot.
+	slot               uint8 // Of the heartbeats' wheel.
+	inUse              bool
+	gone               bool
+}
+
+// Subject is the subject the update was published to.
+func (d *Delivery) Subject() string { return d.subject }
+
+// Seq is the update's sequence in the stream.
+func (d *Delivery) Seq() uint64 { return d.seq }
+
+// StoredAt is when NATS stored the update, exact to the nanosecond; with Seq it is the update's identity.
+func (d *Delivery) StoredAt() time.Time { return time.Unix(0, d.storedAt).UTC() }
+
+// Message gives the update itself. If its body was dropped it is read again from the stream, for which Message
+// retries as long as ctx allows. The body stays in memory, and counts, until Release, Park, Ack or Forget.
+//
+// update.ErrRemoved says that the update is not in the stream any more, or that this delivery was acked or forgotten.
+// Other errors are faults: interrupted if ctx was cancelled, else systemic (storage), never the update's own.
+func (d *Delivery) Message(ctx context.Context) (update.Message, error) {
+	if message, ok, err := d.use(nil); ok || err != nil {
+		return message, err
+	}
+	read, err := d.q.read(ctx, d)
+	if err != nil {
+		return update.Message{}, err
+	}
+	message, _, err := d.use(read)
+	return message, err
+}
+
+// use marks the body as in use, after keeping the one read again.
+func (d *Delivery) use(read *body) (update.Message, bool, error) {
+	q := d.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if d.gone {
+		return update.Message{}, false, fmt.Errorf("taking update %d: %w", d.seq, update.ErrRemoved)
+	}
+	if d.body == nil {
+		if read == nil {
+			return update.Message{}, false, nil
+		}
+		q.keepLocked(d, read)
+		q.reread++
+	}
+	if d.list != nil {
+		d.list.remove(d)
+	}
+	d.inUse = true
+	return update.Message{
+		Subject: d.subject, Header: d.body.header, Body: d.body.data, Seq: d.seq, StoredAt: d.StoredAt(),
+	}, true, nil
+}
+
+// Release says that the body is not in use any more although the update is not settled. It stays in memory while
+// there is room.
+func (d *Delivery) Release() {
+	q := d.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if d.inUse = false; d.gone || d.body == nil || d.list != nil {
+		return
+	}
+	if d.key.first != d {
+		q.waiting.push(d)
+	}
+	q.makeRoomLocked()
+}
+
+// Park says that the update's lane is in backoff: its body, and those behind it, are dropped first when room is
+// needed. The body is not in use any more.
+func (d *Delivery) Park() {
+	q := d.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if d.inUse = false; d.gone {
+		return
+	}
+	q.parkLocked(d)
+	q.makeRoomLocked()
+}
+
+// Ack settles the update: it leaves the stream. Ack returns as soon as the ack is on its way. While NATS is away it
+// is kept, and after a reconnect it is sent again if the server may not have read it, as long as Run is running. An
+// ack that is lost nevertheless (a server killed within the next 100 ms has forgotten it) makes the update come
+// again; it is then acked again and not handed over, unless this process has ended or has settled twice
+// MaxAckPending other updates since, at least 65,536. [Conn.Drain] waits until the server has read all acks. A second
+// Ack, or one after Forget, does nothing. The error is ErrConnectionClosed.
+func (d *Delivery) Ack(_ context.Context) error {
+	q := d.q
+	q.mu.Lock()
+	if d.gone {
+		q.mu.Unlock()
+		return nil
+	}
+	q.settled.add(d.seq, d.storedAt)
+	reply := d.reply
+	q.unproven.add(reply)
+	q.removeLocked(d)
+	q.makeRoomLocked()
+	q.mu.Unlock()
+	return q.ack(reply)
+}
+
+// Forget gives the update up without an ack: it is not ours any more, and comes again, here or elsewhere.
+func (d *Delivery) Forget() {
+	q := d.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.removeLocked(d)
+	q.makeRoomLocked()
+}
+
+// storedMessage is the answer to a request for a message of a stream.
+type storedMessage struct {
+	Message struct {
+		Header []byte    `json:"hdrs"`
+		Data   []byte    `json:"data"`
+		Time   time.Time `json:"time"`
+	} `json:"message"`
+}
+
+// read reads a body again. It asks the stream's leader: a follower might not know the update yet.
+func (q *Queue) read(ctx context.Context, d *Delivery) (*body, error) {
+	request := struct {
+		Seq uint64 `json:"seq"`
+	}{d.seq}
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
+		var answer storedMessage
+		err := q.conn.call(ctx, "STREAM.MSG.GET."+topology.StreamUpdates, request, &answer)
+		switch {
+		case err == nil && answer.Message.Time.UnixNano() != d.storedAt, isAPI(err, jetstream.JSErrCodeMessageNotFound):
+			return nil, fmt.Errorf("reading update %d again: %w", d.seq, update.ErrRemoved)
+		case err == nil:
+			stored := answer.Message
+			// Like on delivery, headers that cannot be read are none.
+			header, headerErr := nats.DecodeHeadersMsg(stored.Header)
+			if headerErr != nil {
+				header = nil
+			}
+			return newBody(header, stored.Data, len(stored.Header)+len(stored.Data)), nil
+		case !transient(err):
+			return nil, readFault(ctx, d.seq, q.explain(err))
+		}
+		if q.sleep(ctx, pause) != nil {
+			return nil, readFault(ctx, d.seq, err)
+		}
+	}
+}
+
+// readFault classifies why an update could not be read again: it is never the update's own fault.
+func readFault(ctx context.Context, seq uint64, err error) error {
+	kind := fault.Systemic
+	if errors.Is(ctx.Err(), context.Canceled) {
+		kind = fault.Interrupted
+	}
+	return &fault.Error{Kind: kind, Reason: fault.Storage, Err: fmt.Errorf("reading update %d again from NATS: %w", seq, err)}
+}

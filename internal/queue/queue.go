@@ -1,0 +1,267 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kexrelay/internal/topology"
+)
+
+// Defaults of a [Config].
+const (
+	DefaultMaxBytes     = 128 << 20
+	DefaultBodiesPerKey = 4
+	DefaultHeartbeat    = 10 * time.Second
+)
+
+// ErrConsumerGone says that the consumer or its stream was deleted or is not what setup makes.
+var ErrConsumerGone = errors.New("the consumer to fetch from is gone")
+
+// Config says what a Queue fetches and how much of it it keeps in memory.
+type Config struct {
+	// Partition is the number of the consumer to bind to, relay-<partition>.
+	Partition int
+	// MaxBytes is how many bytes of bodies may be held; 0 means DefaultMaxBytes. When it is used up, bodies of
+	// parked updates are dropped, then those of updates that are not their Vorgang's first, then fetching stops.
+	// What was asked for then still comes: at most one request's worth (8 MiB, or the largest message) beyond it.
+	// Bodies that were dropped and are read again for sending count too, but are never refused: the number of
+	// updates being sent at a time bounds those.
+	MaxBytes int64
+	// BodiesPerKey is how many bodies are kept of one Vorgang; 0 means DefaultBodiesPerKey. Of the updates behind
+	// them less than 300 bytes each are kept, and the bodies are read again in their turn.
+	BodiesPerKey int
+	// Heartbeat is how often each held update is reported to be worked on; it must be at most half of the
+	// consumer's AckWait. 0 means DefaultHeartbeat.
+	Heartbeat time.Duration
+	// Busy reports that there is enough to do, so that nothing more need be fetched for now. It is asked before
+	// each request and must return at once; Wake says that its answer may have changed. Nil means never.
+	Busy func() bool
+	// Logger gets one line per change of state. Nil means none.
+	Logger *slog.Logger
+}
+
+// Queue fetches the updates of one partition and keeps them ours until they are settled. Its methods may be called
+// from any goroutine.
+type Queue struct {
+	conn     *Conn
+	cfg      Config
+	logger   *slog.Logger
+	consumer string
+	// pullExpiry is how long a request waits at the server; only requests renew the pin.
+	pullExpiry time.Duration
+
+	running atomic.Bool
+	wake    chan struct{}
+	state   atomic.Value // State
+	done    chan struct{}
+	stopped sync.WaitGroup
+	close   sync.Once
+
+	mu sync.Mutex
+	holding
+	counters
+	// last is the consumer sequence of the last delivery taken, 0 after a reset.
+	last uint64
+	// catchUp is the highest sequence held when the consumer was reset: up to it deliveries only renew what is
+	// held already, so that neither bytes nor Busy stop them.
+	catchUp uint64
+	// pending is how many updates waited behind the last one delivered.
+	pending  uint64
+	unproven unproven
+}
+
+// New binds to the consumer of a partition and waits for NATS as long as ctx allows. It needs the right to ask for
+// the consumer's information and changes nothing. A consumer that setup did not make is an error that says so. The
+// caller ends the queue with Close.
+func New(ctx context.Context, conn *Conn, cfg Config) (*Queue, error) {
+	q := &Queue{
+		conn:     conn,
+		cfg:      cfg.withDefaults(),
+		consumer: topology.Consumer(cfg.Partition),
+		wake:     make(chan struct{}, 1),
+		done:     make(chan struct{}),
+	}
+	q.logger = q.cfg.Logger.With(slog.String("consumer", q.consumer))
+	q.state.Store(StateStopped)
+	if err := conn.AwaitConnected(ctx); err != nil {
+		return nil, err
+	}
+	info, err := q.awaitInfo(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := q.check(info); err != nil {
+		return nil, err
+	}
+	q.pullExpiry = min(maxPullExpiry, info.Config.PinnedTTL/2)
+	q.holding = newHolding(max(minSettled, 2*info.Config.MaxAckPending))
+	q.stopped.Go(q.heartbeats)
+	return q, nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.MaxBytes <= 0 {
+		c.MaxBytes = DefaultMaxBytes
+	}
+	if c.BodiesPerKey <= 0 {
+		c.BodiesPerKey = DefaultBodiesPerKey
+	}
+	if c.Heartbeat <= 0 {
+		c.Heartbeat = DefaultHeartbeat
+	}
+	if c.Busy == nil {
+		c.Busy = func() bool { return false }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// awaitInfo asks for the consumer until there is an answer.
+func (q *Queue) awaitInfo(ctx context.Context) (*jetstream.ConsumerInfo, error) {
+	for pause, told := minPause, false; ; pause = min(2*pause, maxPause) {
+		info, err := q.info(ctx)
+		switch {
+		case err == nil:
+			return info, nil
+		case ctx.Err() != nil, !transient(err):
+			return nil, err
+		case !told:
+			told = true
+			q.logger.Warn("the consumer does not answer, trying on", slog.String("error", err.Error()))
+		}
+		if err := q.sleep(ctx, pause); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// check refuses a consumer that would lose or disorder updates, or stand still.
+func (q *Queue) check(info *jetstream.ConsumerInfo) error {
+	config := info.Config
+	var problem string
+	switch {
+	case config.AckPolicy != jetstream.AckExplicitPolicy:
+		problem = "its ack policy is not explicit"
+	case config.PriorityPolicy != jetstream.PriorityPolicyPinned,
+		len(config.PriorityGroups) != 1, config.PriorityGroups[0] != topology.PriorityGroup:
+		problem = "it has no pinned-client group " + topology.PriorityGroup
+	case config.PinnedTTL < 2*minPullExpiry:
+		problem = fmt.Sprintf("its pinned TTL of %s is below %s", config.PinnedTTL, 2*minPullExpiry)
+	case q.cfg.Heartbeat > config.AckWait/2:
+		problem = fmt.Sprintf("its ack wait of %s is less than twice the heartbeat of %s", config.AckWait, q.cfg.Heartbeat)
+	default:
+		return nil
+	}
+	return fmt.Errorf("%w: %s of stream %s is not as kexrelay needs it: %s; run kexrelay setup",
+		ErrConsumerGone, q.consumer, topology.StreamUpdates, problem)
+}
+
+// info asks the consumer's leader.
+func (q *Queue) info(ctx context.Context) (*jetstream.ConsumerInfo, error) {
+	var info jetstream.ConsumerInfo
+	err := q.conn.call(ctx, "CONSUMER.INFO."+topology.StreamUpdates+"."+q.consumer, nil, &info)
+	return &info, q.explain(err)
+}
+
+// explain adds what to do to the errors that mean that there is no consumer.
+func (q *Queue) explain(err error) error {
+	switch {
+	case isAPI(err, jetstream.JSErrCodeConsumerNotFound, jetstream.JSErrCodeConsumerDoesNotExist):
+		return fmt.Errorf("%w: stream %s has no consumer %s; run kexrelay setup: %w", ErrConsumerGone, topology.StreamUpdates, q.consumer, err)
+	case isAPI(err, jetstream.JSErrCodeStreamNotFound):
+		return fmt.Errorf("%w: there is no stream %s; run kexrelay setup: %w", ErrConsumerGone, topology.StreamUpdates, err)
+	case isAPI(err, jetstream.JSErrCodeJetStreamNotEnabled, jetstream.JSErrCodeJetStreamNotEnabledForAccount):
+		return fmt.Errorf("%w: JetStream is not enabled on the NATS server or for this account: %w", ErrConsumerGone, err)
+	}
+	return err
+}
+
+// Reset takes the consumer over: whoever is pinned to it is unpinned, and everything unsettled comes again, at once
+// and in stream order. Call it before Run: otherwise what a former process left unsettled comes only after its ack
+// wait, and possibly behind younger updates. It retries as long as ctx allows and fails while Run is running.
+func (q *Queue) Reset(ctx context.Context) error {
+	if !q.running.CompareAndSwap(false, true) {
+		return errors.New("resetting the consumer: it is being fetched from")
+	}
+	defer q.running.Store(false)
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
+		err := q.unpin(ctx)
+		if err == nil {
+			err = q.reset(ctx)
+		}
+		if err == nil || ctx.Err() != nil || !transient(err) {
+			return err
+		}
+		if err := q.sleep(ctx, pause); err != nil {
+			return err
+		}
+	}
+}
+
+func (q *Queue) unpin(ctx context.Context) error {
+	request := struct {
+		Group string `json:"group"`
+	}{topology.PriorityGroup}
+	return q.explain(q.conn.call(ctx, "CONSUMER.UNPIN."+topology.StreamUpdates+"."+q.consumer, request, nil))
+}
+
+// reset lets the consumer begin anew behind its ack floor.
+func (q *Queue) reset(ctx context.Context) error {
+	if err := q.conn.call(ctx, "CONSUMER.RESET."+topology.StreamUpdates+"."+q.consumer, nil, nil); err != nil {
+		return q.explain(err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.restartedLocked()
+	return nil
+}
+
+// restartedLocked notes that the consumer begins anew.
+func (q *Queue) restartedLocked() {
+	q.resets++
+	q.last = 0
+	q.catchUp = q.highest()
+}
+
+// sleep waits, but not for a closed connection.
+func (q *Queue) sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-q.conn.closed:
+		return q.conn.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Wake says that Busy may have changed its answer. It returns at once and costs next to nothing.
+func (q *Queue) Wake() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Close forgets everything held and ends the heartbeats; what was not acked comes again, here or elsewhere. Run must
+// have returned before.
+func (q *Queue) Close() {
+	q.close.Do(func() { close(q.done) })
+	q.stopped.Wait()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, d := range q.held {
+		q.removeLocked(d)
+	}
+}

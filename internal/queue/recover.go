@@ -1,0 +1,139 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kexrelay/internal/topology"
+)
+
+// The answer "not found" counts when it is given twice in a row: a cluster that is just electing may say it wrongly.
+const missingCounts = 2
+
+// verify looks after a request that was never answered in full, or one that was answered strangely.
+func (f *fetcher) verify(ctx context.Context) error {
+	info, err := f.look(ctx)
+	if info == nil {
+		return err
+	}
+	// On the way here the answer was behind every delivery made before it.
+	if err := f.drain(inboxSize); err != nil {
+		return err
+	}
+	f.mustCheck, f.current.open = false, false
+	f.q.ackAgain() // A leader that is gone may have taken some with it.
+	f.q.mu.Lock()
+	defer f.q.mu.Unlock()
+	if f.pinned(info) && info.Delivered.Consumer > f.q.last {
+		f.mustReset = true
+	}
+	return nil
+}
+
+// rejoin goes on after a reconnect. What was on its way when the connection broke is lost; the consumer knows how
+// much it has delivered, so it need not come again unless something is missing.
+func (f *fetcher) rejoin(ctx context.Context) error {
+	seen := f.q.conn.reconnects()
+	if err := f.drain(inboxSize); err != nil {
+		return err
+	}
+	// The old request may still wait at a server that was not restarted; nothing must come of it meanwhile.
+	f.unsubscribe()
+	f.q.ackAgain()
+	info, err := f.look(ctx)
+	if info == nil {
+		return errors.Join(err, f.resubscribe())
+	}
+	f.reconnects, f.mustCheck = seen, false
+	if f.pinned(info) && info.Delivered.Consumer != f.q.lastTaken() {
+		f.mustReset = true
+		return f.resubscribe()
+	}
+	if pinnedClient(info) == "" {
+		f.pin = "" // A restarted server does not remember it.
+	}
+	f.healthy()
+	return f.resubscribe()
+}
+
+// restart resets the consumer and begins with a new inbox, so that nothing delivered before is taken for new.
+func (f *fetcher) restart(ctx context.Context) error {
+	// A reset that led to the next one is not repeated at full speed: somebody else fetches too.
+	if f.resetPause > 0 {
+		if err := f.q.sleep(ctx, f.resetPause); err != nil {
+			return err
+		}
+	}
+	f.resetPause = min(max(2*f.resetPause, minPause), maxPause)
+	f.unsubscribe()
+	f.q.ackAgain()
+	err := f.q.reset(ctx)
+	switch {
+	case err == nil:
+		f.mustReset = false
+	case errors.Is(err, ErrConsumerGone):
+		f.mustCheck = true // Let verify decide.
+	case transient(err):
+		f.trouble(err)
+	default:
+		return fmt.Errorf("resetting the consumer: %w", err)
+	}
+	if err != nil {
+		f.retryAt = time.Now().Add(maxPause)
+	}
+	return f.resubscribe()
+}
+
+func (f *fetcher) resubscribe() error {
+	f.unsubscribe()
+	return f.subscribe()
+}
+
+// look asks for the consumer's state. Without an answer it returns neither state nor error and makes the fetcher try
+// again after a pause, until the consumer is known to be gone.
+func (f *fetcher) look(ctx context.Context) (*jetstream.ConsumerInfo, error) {
+	info, err := f.q.info(ctx)
+	switch {
+	case err == nil:
+		f.missing = 0
+		return info, nil
+	case errors.Is(err, ErrConsumerGone):
+		if f.missing++; f.missing >= missingCounts {
+			return nil, err
+		}
+		f.mustCheck = true
+		f.retryAt = time.Now().Add(5 * minPause)
+	case transient(err):
+		f.mustCheck = true
+		f.retryAt = time.Now().Add(maxPause / 2)
+	default:
+		return nil, err
+	}
+	f.trouble(err)
+	return nil, nil //nolint:nilnil // Neither: the contract of this method.
+}
+
+// pinned reports whether the consumer's deliveries, as far as it knows, are ours.
+func (f *fetcher) pinned(info *jetstream.ConsumerInfo) bool {
+	client := pinnedClient(info)
+	return f.pin != "" && (client == "" || client == f.pin)
+}
+
+func pinnedClient(info *jetstream.ConsumerInfo) string {
+	for _, group := range info.PriorityGroups {
+		if group.Group == topology.PriorityGroup {
+			return group.PinnedClientID
+		}
+	}
+	return ""
+}
+
+func (q *Queue) lastTaken() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.last
+}
