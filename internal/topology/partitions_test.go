@@ -1,6 +1,7 @@
 package topology_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strconv"
@@ -174,6 +175,35 @@ func TestForeignConsumersAreRefused(t *testing.T) {
 		if _, err := js.Consumer(t.Context(), topology.StreamUpdates, name); err != nil {
 			t.Errorf("the foreign consumer: %v, want it left alone", err)
 		}
+	}
+}
+
+// forgetful loses the answer to the first removal of a consumer.
+type forgetful struct {
+	jetstream.JetStream
+
+	lost *bool
+}
+
+func (f forgetful) DeleteConsumer(ctx context.Context, stream, consumer string) error {
+	err := f.JetStream.DeleteConsumer(ctx, stream, consumer)
+	if err == nil && !*f.lost {
+		*f.lost = true
+		return context.DeadlineExceeded
+	}
+	return err
+}
+
+func TestAConsumerThatIsAlreadyGoneIsRemoved(t *testing.T) {
+	js := connect(t)
+	setUp(t, js, topology.Options{Partitions: 2})
+	lost := false
+	setUp(t, forgetful{js, &lost}, topology.Options{Partitions: 1})
+	if !lost {
+		t.Fatal("no consumer was removed")
+	}
+	if found, err := topology.Verify(t.Context(), js); err != nil || found.Partitions != 1 {
+		t.Errorf("Verify = %+v, %v, want 1 partition", found, err)
 	}
 }
 
