@@ -1,0 +1,58 @@
+package main
+
+import (
+	"log/slog"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
+	"github.com/spf13/cobra"
+
+	"kexrelay/internal/app"
+	"kexrelay/internal/config"
+	"kexrelay/internal/telemetry"
+)
+
+func newServeCommand(env *environment) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the relay",
+		Long: `serve consumes updates, books them through the KEX API and settles them, until
+SIGTERM. It creates nothing in NATS: run 'kexrelay setup' once before.
+
+Every option is a flag, an environment variable and a key of --config FILE, in
+that order of precedence: --rate = KEXRELAY_RATE = rate. SIGTERM settles what is
+being sent, then ends; a second one ends at once.`,
+		Example: `  KEX_CLIENT_ID=… KEX_CLIENT_SECRET_FILE=/run/secrets/kex kexrelay serve
+  kexrelay serve --config /etc/kexrelay.yaml`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			lookup := config.EnvOf(env.environ)
+			settings, err := config.LoadServe(cmd.Flags(), lookup, config.File(cmd.Flags(), lookup))
+			if err != nil {
+				return usageError(err)
+			}
+			logger := telemetry.NewLogger(env.stderr, telemetry.LogOptions{
+				Level: settings.Log.Level, Format: telemetry.Format(settings.Log.Format),
+				Terminal: terminal(env.stderr), NoColor: !env.colour(env.stderr),
+			})
+			limitMemory(logger)
+			logger.Info("starting", slog.String("version", buildVersion()), slog.Any("config", settings))
+			return app.Run(cmd.Context(), app.Options{
+				Config: settings, Logger: logger, Build: telemetryBuild(),
+			})
+		},
+	}
+	addOptions(cmd, "Options:", config.ServeOptions)
+	return cmd
+}
+
+// limitMemory tells the garbage collector of a container's memory limit, so that it works harder before the kernel
+// kills the process. A GOMEMLIMIT that was set goes before.
+func limitMemory(logger *slog.Logger) {
+	limit, err := memlimit.Set(memlimit.WithRatio(0.9), memlimit.WithProvider(memlimit.FromCgroup))
+	if err != nil {
+		logger.Debug("no memory limit of a container was found", slog.Any("error", err))
+		return
+	}
+	if limit > 0 {
+		logger.Debug("memory limit taken from the container", slog.Int64("bytes", limit))
+	}
+}
