@@ -19,7 +19,8 @@ import (
 )
 
 const (
-	devHTTPAddr = "127.0.0.1:8080"
+	devHTTPAddr    = "127.0.0.1:8080"
+	devStreamBytes = 64 << 20
 	// devLimit is how long the samples may take in all; they need a few seconds.
 	devLimit = time.Minute
 )
@@ -126,7 +127,11 @@ func (c *devCommand) startSurroundings(ctx context.Context) (err error) {
 	if c.conn, err = dial(ctx, c.env, config.Connection{Servers: servers}); err != nil {
 		return err
 	}
-	_, err = topology.Setup(ctx, c.conn.JetStream(), topology.Options{})
+	// JetStream reserves what a stream may grow to at once; a nearly full disk must not keep dev from starting.
+	sizes := map[string]int64{
+		topology.StreamUpdates: devStreamBytes, topology.StreamDeadLetters: devStreamBytes, topology.BucketDocuments: devStreamBytes,
+	}
+	_, err = topology.Setup(ctx, c.conn.JetStream(), topology.Options{MaxBytes: sizes})
 	return err
 }
 
