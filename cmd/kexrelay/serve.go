@@ -2,6 +2,7 @@ package main
 
 import (
 	"log/slog"
+	"math"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/spf13/cobra"
@@ -52,7 +53,7 @@ func limitMemory(logger *slog.Logger) {
 		logger.Debug("no memory limit of a container was found", slog.Any("error", err))
 		return
 	}
-	if limit > 0 {
+	if limit > 0 && limit < math.MaxInt64 {
 		logger.Debug("memory limit taken from the container", slog.Int64("bytes", limit))
 	}
 }
