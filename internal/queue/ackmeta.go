@@ -1,6 +1,9 @@
 package queue
 
-import "strings"
+import (
+	"math"
+	"strings"
+)
 
 const ackPrefix = "$JS.ACK."
 
@@ -54,10 +57,10 @@ func parseAck(reply string) (ackMeta, bool) {
 	}, true
 }
 
-// parseNumber reads a decimal number below 10^18.
+// parseNumber reads a decimal number that fits an int64.
 func parseNumber(token string) (uint64, bool) {
-	const maxDigits = 18
-	if token == "" || len(token) > maxDigits+1 {
+	const maxDigits = 19 // Cannot overflow an uint64.
+	if token == "" || len(token) > maxDigits {
 		return 0, false
 	}
 	var n uint64
@@ -67,5 +70,5 @@ func parseNumber(token string) (uint64, bool) {
 		}
 		n = 10*n + uint64(c-'0')
 	}
-	return n, n <= 1<<63-1
+	return n, n <= math.MaxInt64
 }

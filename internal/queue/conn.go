@@ -101,11 +101,15 @@ func (c *Conn) Stats() ConnStats {
 func (c *Conn) reconnects() uint64 { return c.nc.Stats().Reconnects }
 
 // Drain sends what is still buffered (acks above all), waits until the server has taken it, and closes the
-// connection. When ctx ends first, the connection is closed as it is and ctx's error is returned.
+// connection. When ctx ends first, or no server is connected, the connection is closed as it is and an error is
+// returned: acks may be lost, and their updates come again.
 func (c *Conn) Drain(ctx context.Context) error {
 	defer c.nc.Close()
 	if c.nc.IsClosed() {
 		return nil
+	}
+	if !c.Connected() {
+		return fmt.Errorf("draining the connection to NATS: %w", nats.ErrDisconnected)
 	}
 	// A flush is a round trip: the server has read everything sent before it.
 	if err := c.flush(ctx); err != nil {

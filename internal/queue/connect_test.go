@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net"
@@ -39,6 +40,92 @@ func secured(t *testing.T, port int, users []*server.User) *server.Server {
 		srv.WaitForShutdown()
 	})
 	return srv
+}
+
+// hub runs a server with a JetStream domain, or without JetStream if domain is empty.
+func hub(t *testing.T, domain string) *server.Server {
+	t.Helper()
+	srv, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: -1, JetStream: domain != "", JetStreamDomain: domain, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Start()
+	if !srv.ReadyForConnections(patience) {
+		t.Fatal("the server does not start")
+	}
+	t.Cleanup(func() {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	})
+	return srv
+}
+
+func TestJetStreamIsReachedByItsDomainAndItsPrefix(t *testing.T) {
+	url := hub(t, "leaf").ClientURL()
+	byDomain := connect(t, ConnectOptions{URL: url, JSDomain: "leaf"}, Hooks{})
+	setUp(t, byDomain)
+	for name, conn := range map[string]*Conn{
+		"domain": byDomain,
+		"prefix": connect(t, ConnectOptions{URL: url, JSAPIPrefix: "$JS.leaf.API"}, Hooks{}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			fill(t, conn, 10, 2)
+			q := open(t, conn, Config{BodiesPerKey: 1})
+			if err := q.Reset(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			r := start(t, q)
+			for _, d := range r.await(10) {
+				text(t, d)
+				ackAll(t, []*Delivery{d})
+			}
+			eventually(t, "the stream is empty", func() bool { return stored(t, conn) == 0 })
+			r.stop()
+		})
+	}
+	wrong := connect(t, ConnectOptions{URL: url, JSDomain: "other", Timeout: 200 * time.Millisecond}, Hooks{})
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if _, err := New(ctx, wrong, Config{}); err == nil {
+		t.Error("a domain that is not there is bound to")
+	}
+}
+
+func TestBindingWaitsForJetStream(t *testing.T) {
+	lines := &logWriter{tb: t}
+	conn := connect(t, ConnectOptions{URL: hub(t, "").ClientURL()}, Hooks{})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := New(ctx, conn, Config{Logger: slog.New(slog.NewTextHandler(lines, nil))})
+	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrNoResponders) {
+		t.Errorf("without JetStream: %v", err)
+	}
+	if len(lines.lines) != 1 || !strings.Contains(lines.lines[0], "the consumer does not answer") {
+		t.Errorf("logged %q", lines.lines)
+	}
+}
+
+func TestConnectErrorsNameTheOption(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{nats.ErrSecureConnRequired, "--tlsfirst"},
+		{x509.UnknownAuthorityError{}, "--tlsca"},
+		{errors.New("remote error: tls: certificate required"), "--tlscert"},
+		{nats.ErrAuthExpired, "--creds"},
+		{errors.New("whatever"), "connecting to NATS at nats://host:1"},
+	} {
+		err := connectError("nats://user:canary@host:1", test.err)
+		if !strings.Contains(err.Error(), test.want) || !errors.Is(err, test.err) || strings.Contains(err.Error(), "canary") {
+			t.Errorf("%v: %v", test.err, err)
+		}
+	}
+	if got, want := redactURLs("nats://u:p@a:1, tls://token@b:2,c:3,nats://u:p@ss@d:4"), "nats://a:1,tls://b:2,c:3,nats://d:4"; got != want {
+		t.Errorf("redacted %q, want %q", got, want)
+	}
 }
 
 func contexts(t *testing.T, files map[string]string, selected string) {
@@ -311,6 +398,22 @@ func TestDrainSendsTheAcks(t *testing.T) {
 		t.Errorf("draining again: %v", err)
 	}
 	eventually(t, "the stream is empty", func() bool { return stored(t, conn) == 0 })
+}
+
+func TestDrainWithoutAServerSaysSo(t *testing.T) {
+	server := embeddedtest.Run(t)
+	conn := connect(t, ConnectOptions{URL: server.URL()}, Hooks{})
+	if err := server.Shutdown(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the disconnect is seen", func() bool { return !conn.Connected() })
+	if err := conn.Drain(t.Context()); !errors.Is(err, nats.ErrDisconnected) {
+		t.Errorf("draining gave %v", err)
+	}
+	<-conn.Closed()
+	if err := conn.Err(); !errors.Is(err, ErrConnectionClosed) {
+		t.Errorf("the connection's error is %v", err)
+	}
 }
 
 func TestSlowConsumersAreTold(t *testing.T) {

@@ -14,6 +14,12 @@ import (
 // The answer "not found" counts when it is given twice in a row: a cluster that is just electing may say it wrongly.
 const missingCounts = 2
 
+// A question to a leader that has just died is answered by the next one, not later.
+const (
+	lookTimeout = 2 * time.Second
+	lookPause   = 500 * time.Millisecond
+)
+
 // verify looks after a request that was never answered in full, or one that was answered strangely.
 func (f *fetcher) verify(ctx context.Context) error {
 	info, err := f.look(ctx)
@@ -49,12 +55,13 @@ func (f *fetcher) rejoin(ctx context.Context) error {
 		return errors.Join(err, f.resubscribe())
 	}
 	f.reconnects, f.mustCheck = seen, false
-	if f.pinned(info) && info.Delivered.Consumer != f.q.lastTaken() {
-		f.mustReset = true
-		return f.resubscribe()
-	}
+	ours := f.pinned(info)
 	if pinnedClient(info) == "" {
 		f.pin = "" // A restarted server does not remember it.
+	}
+	if ours && info.Delivered.Consumer != f.q.lastTaken() {
+		f.mustReset = true
+		return f.resubscribe()
 	}
 	f.healthy()
 	return f.resubscribe()
@@ -96,7 +103,9 @@ func (f *fetcher) resubscribe() error {
 // look asks for the consumer's state. Without an answer it returns neither state nor error and makes the fetcher try
 // again after a pause, until the consumer is known to be gone.
 func (f *fetcher) look(ctx context.Context) (*jetstream.ConsumerInfo, error) {
-	info, err := f.q.info(ctx)
+	asking, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	info, err := f.q.info(asking)
 	switch {
 	case err == nil:
 		f.missing = 0
@@ -105,14 +114,11 @@ func (f *fetcher) look(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 		if f.missing++; f.missing >= missingCounts {
 			return nil, err
 		}
-		f.mustCheck = true
-		f.retryAt = time.Now().Add(5 * minPause)
-	case transient(err):
-		f.mustCheck = true
-		f.retryAt = time.Now().Add(maxPause / 2)
-	default:
+	case !transient(err):
 		return nil, err
 	}
+	f.mustCheck = true
+	f.retryAt = time.Now().Add(lookPause)
 	f.trouble(err)
 	return nil, nil //nolint:nilnil // Neither: the contract of this method.
 }

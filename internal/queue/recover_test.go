@@ -7,12 +7,16 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"kexrelay/internal/embedded"
 	"kexrelay/internal/embedded/embeddedtest"
+	"kexrelay/internal/fault"
 	"kexrelay/internal/topology"
 )
 
@@ -296,6 +300,138 @@ func TestARestartedServerLosesNothing(t *testing.T) {
 	if len(r.all()) != 500 {
 		t.Errorf("%d handed over, there are 500", len(r.all()))
 	}
+}
+
+func TestABodyIsReadAgainWhenNATSIsBack(t *testing.T) {
+	server := embeddedtest.Run(t)
+	conn := connect(t, ConnectOptions{URL: server.URL()}, Hooks{Logger: logger(t)})
+	setUp(t, conn)
+	fill(t, conn, 3, 1)
+	q := open(t, conn, Config{BodiesPerKey: 1})
+	taken := start(t, q).await(3)
+	read := make(chan string, 1)
+	restarted(t, server, embedded.Options{}, func() {
+		short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		_, err := taken[1].Message(short)
+		if f := fault.Of(err); err == nil || f.Kind != fault.Systemic || f.Reason != fault.Storage {
+			t.Errorf("without time: %v", err)
+		}
+		stopped, stop := context.WithCancel(t.Context())
+		stop()
+		_, err = taken[1].Message(stopped)
+		if f := fault.Of(err); err == nil || f.Kind != fault.Interrupted {
+			t.Errorf("being stopped: %v", err)
+		}
+		go func() {
+			m, err := taken[2].Message(context.Background())
+			if err != nil {
+				t.Error(err)
+			}
+			read <- string(m.Body)
+		}()
+	})
+	select {
+	case got := <-read:
+		if got != "2" {
+			t.Errorf("the body is %q", got)
+		}
+	case <-time.After(patience):
+		t.Fatal("the body is not read")
+	}
+}
+
+func TestAConsumerThatRefusesOurRequestsEndsRun(t *testing.T) {
+	conn := prepared(t, func(c *jetstream.ConsumerConfig) { c.MaxRequestBatch = 10 })
+	err := start(t, open(t, conn, Config{})).end()
+	if !errors.Is(err, ErrConsumerGone) || !strings.Contains(err.Error(), "kexrelay setup") {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
+func TestARequestLostWithoutAWordIsNoticed(t *testing.T) {
+	conn := prepared(t)
+	fill(t, conn, 3, 3)
+	q := open(t, conn, Config{})
+	var got []uint64
+	f := &fetcher{q: q, accept: func(d *Delivery) { got = append(got, d.Seq()) }, reconnects: conn.reconnects()}
+	if err := f.subscribe(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.unsubscribe() })
+	step := func() {
+		t.Helper()
+		if _, err := f.step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.drain(inboxSize); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "three have come", func() bool { step(); return len(got) == 3 })
+	lose := func() {
+		f.unsubscribe() // The request that waits at the server dies with its inbox.
+		if err := f.subscribe(); err != nil {
+			t.Fatal(err)
+		}
+		f.current = pull{reply: "lost", left: batch, open: true, deadline: time.Now()}
+	}
+	lose()
+	step()
+	if f.current.open || f.mustReset {
+		t.Errorf("a lost request for nothing: %+v", f)
+	}
+	lose()
+	fillFrom(t, conn, 3, 3, 3)
+	steal(t, conn, 2)
+	step()
+	if !f.mustReset {
+		t.Error("two updates were lost with the request and nobody noticed")
+	}
+	eventually(t, "the lost have come too", func() bool { step(); return len(got) == 6 })
+	if !slices.Equal(got, []uint64{1, 2, 3, 4, 5, 6}) {
+		t.Errorf("they came as %v", got)
+	}
+}
+
+func TestAConsumerMadeAnewGoesOn(t *testing.T) {
+	conn := prepared(t)
+	fill(t, conn, 20, 5)
+	q := open(t, conn, Config{})
+	r := start(t, q)
+	taken := r.await(20)
+	ackAll(t, taken[:10])
+	if err := conn.JetStream().DeleteConsumer(t.Context(), topology.StreamUpdates, topology.Consumer(0)); err != nil {
+		t.Fatal(err)
+	}
+	setUp(t, conn)
+	fillFrom(t, conn, 20, 5, 5)
+	got := seqs(r.await(25))
+	for i, seq := range got {
+		if seq != uint64(i+1) {
+			t.Fatalf("handed over in the order %v", got)
+		}
+	}
+	ackAll(t, r.all())
+	eventually(t, "the stream is empty", func() bool { return stored(t, conn) == 0 })
+}
+
+func TestAPausedConsumerIsWaitedFor(t *testing.T) {
+	conn := prepared(t)
+	fill(t, conn, 3, 1)
+	if _, err := conn.JetStream().PauseConsumer(t.Context(), topology.StreamUpdates, topology.Consumer(0), time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, open(t, conn, Config{}))
+	backlog, err := conn.Backlog(t.Context())
+	if err != nil || !backlog.Partitions[0].Paused {
+		t.Errorf("the backlog does not tell: %+v, %v", backlog, err)
+	}
+	within(t, 300*time.Millisecond, "nothing comes", func() bool { return len(r.all()) == 0 })
+	if _, err := conn.JetStream().ResumeConsumer(t.Context(), topology.StreamUpdates, topology.Consumer(0)); err != nil {
+		t.Fatal(err)
+	}
+	r.await(3)
 }
 
 func TestConnectionsCutUnderLoadLoseNothing(t *testing.T) {

@@ -43,7 +43,7 @@ func (f *fetcher) status(m *nats.Msg) error {
 	case "423":
 		f.pinLost()
 	case codeNobody: // Nobody listens: there is no leader, or no consumer.
-		f.suspect(text)
+		f.suspect("no responders")
 	case "400", "412":
 		return f.refused(text)
 	case "409":
