@@ -183,7 +183,7 @@ func TestCanariesAppearNowhere(t *testing.T) {
 			t.Errorf("%s: a token appears: %.12s…", place, found)
 		}
 	}
-	if !strings.Contains(places["logs"], `"level":"DEBUG"`) {
+	if !strings.Contains(places["logs"], `"log_level":"debug`) {
 		t.Error("the logs were not at debug level: the test saw too little")
 	}
 }
