@@ -16,7 +16,7 @@ import (
 const (
 	simulateAddr         = "127.0.0.1:8089"
 	simulateClientID     = "dev"
-	simulateClientSecret = "dev-secret" //nolint:gosec // The simulator's, good for nothing else.
+	simulateClientSecret = "dev-secret" // The simulator's, good for nothing else.
 )
 
 // simulateCommand is `kexrelay simulate`.
@@ -36,9 +36,10 @@ func newSimulateCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "simulate",
 		Short: "Run a simulated KEX API with its token endpoint",
-		Long: `Answers like the KEX Vorgang Update API and its token endpoint, as a script says,
-and remembers what it booked. Its admin endpoints, on the same address, show and
-change all of it; they ask for no credentials, so keep it out of reach of others.`,
+		Long: `Answers like the KEX Vorgang Update API and its token endpoint, as a script
+says, and remembers what it booked. Its admin endpoints, on the same address,
+show and change all of it. They ask for no credentials: keep it out of reach of
+others.`,
 		Example: `  kexrelay simulate
   kexrelay simulate --script script.yaml --seed 7
   curl 'http://127.0.0.1:8089/admin'
