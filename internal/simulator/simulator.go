@@ -22,7 +22,7 @@
 // Every request in the order of arrival ([Simulator.Requests]), every booking per Vorgang in the order it was
 // made ([Simulator.Ledger], [Simulator.Bookings]), every token request ([Simulator.TokenRequests]), repeated
 // trace IDs (the API wants X-TraceId unique per request) and requests that overlapped another one of the same
-// Vorgang. The memory for this grows with the number of requests, about 250 bytes each; [Simulator.Reset] frees it.
+// Vorgang. The memory for this grows with the number of requests, about 350 bytes each; [Simulator.Reset] frees it.
 //
 // A client that goes away does not stop its request: like a real server, the simulator books it when the
 // scripted latency is over. This is what makes an outcome unknown.
