@@ -105,6 +105,9 @@ type Error struct {
 // Error says what happened in one line.
 func (e *Error) Error() string {
 	text := string(e.Reason)
+	if text == "" { // Interrupted work has no reason.
+		text = e.Kind.String()
+	}
 	if e.Status != 0 {
 		text = fmt.Sprintf("%s (status %d)", text, e.Status)
 	}
