@@ -178,12 +178,12 @@ func cmdHold(ts *testscript.TestScript, _ bool, args []string) {
 	}))
 }
 
-// cmdPull asks the first partition's consumer for an update like a relay with nothing to do.
+// cmdPull asks the first partition's consumer for an update, like a relay that then hangs.
 func cmdPull(ts *testscript.TestScript, _ bool, _ []string) {
 	js := connectScript(ts)
 	ctx, cancel := context.WithTimeout(context.Background(), scriptTimeout)
 	defer cancel()
-	request := fmt.Sprintf(`{"batch":1,"expires":%d,"max_bytes":1,"group":%q}`, (15 * time.Second).Nanoseconds(), topology.PriorityGroup)
+	request := fmt.Sprintf(`{"batch":1,"expires":%d,"group":%q}`, (15 * time.Second).Nanoseconds(), topology.PriorityGroup)
 	inbox := js.Conn().NewInbox()
 	_, err := js.Conn().SubscribeSync(inbox)
 	ts.Check(err)
@@ -191,7 +191,7 @@ func cmdPull(ts *testscript.TestScript, _ bool, _ []string) {
 	for {
 		consumer, err := js.Consumer(ctx, topology.StreamUpdates, topology.Consumer(0))
 		ts.Check(err)
-		if consumer.CachedInfo().NumWaiting > 0 {
+		if info := consumer.CachedInfo(); info.NumWaiting+info.NumAckPending > 0 {
 			return
 		}
 	}

@@ -67,9 +67,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not healthy,
 			root.AddCommand(cmd)
 		}
 	}
-	add(groupRun, newSetupCommand(env))
+	add(groupRun, newDevCommand(env), newServeCommand(env), newSetupCommand(env), newSimulateCommand(env))
 	add(groupWork, newPublishCommand(env), newResultsCommand(env), newDeadLettersCommand(env))
-	add(groupLook, newConfigCommand(env), newVersionCommand(env))
+	add(groupLook, newStatusCommand(env), newHealthcheckCommand(), newConfigCommand(env), newVersionCommand(env))
 	finish(env, root)
 	return root
 }

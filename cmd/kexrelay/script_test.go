@@ -29,7 +29,11 @@ func TestMain(m *testing.M) {
 //	settle REASON [STATUS [DETAIL]]   the same as dead letters
 //	relay OUTCOME...             settles whatever comes, in the background, with these in turn
 //	hold REASON [DETAIL]         says that a relay holds
-//	pull                         pulls from the consumer, as a relay does, and takes nothing
+//	pull                         asks for an update, as a relay does, and settles nothing
+//	health STATUS BODY           answers like a health endpoint; HEALTH_URL says where
+//	start NAME kexrelay ARG...   starts it in the background; its output goes to NAME.out and NAME.err
+//	seen FILE LINES              waits until a file has so many lines
+//	interrupt NAME CODE          ends a started command as ^C does; it must exit with this code
 //	published [TEXT...]          some update's body or headers in the stream must contain each text
 //	nocanary FILE...             none of the texts in the files may be in what the last command printed
 func TestScripts(t *testing.T) {
@@ -41,6 +45,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("HOME", home)
 			env.Setenv("XDG_CONFIG_HOME", filepath.Join(home, ".config")) // Where the nats CLI's contexts are.
 			env.Setenv("TZ", "UTC")
+			env.Values[startedKey{}] = started{}
 			return os.Mkdir(home, 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -50,6 +55,10 @@ func TestScripts(t *testing.T) {
 			"relay":     cmdRelay,
 			"hold":      cmdHold,
 			"pull":      cmdPull,
+			"health":    cmdHealth,
+			"start":     cmdStart,
+			"seen":      cmdSeen,
+			"interrupt": cmdInterrupt,
 			"published": cmdPublished,
 			"nocanary":  cmdNoCanary,
 		},
@@ -86,7 +95,11 @@ type scriptTB struct{ *testscript.TestScript }
 
 func (scriptTB) Helper() {}
 
-func (t scriptTB) TempDir() string { return t.MkAbs("nats-store") }
+func (t scriptTB) TempDir() string {
+	dir, err := os.MkdirTemp(t.MkAbs("."), "nats")
+	t.Check(err)
+	return dir
+}
 
 func (t scriptTB) Cleanup(f func()) { t.Defer(f) }
 
