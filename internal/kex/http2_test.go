@@ -2,14 +2,18 @@ package kex
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"kexrelay/internal/fault"
 )
@@ -220,6 +224,36 @@ func TestHTTP2Refusals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestHTTP2GivenUp: a request that we give up is unknown, too, and goes out once.
+func TestHTTP2GivenUp(t *testing.T) {
+	var requests atomic.Int32
+	arrived := make(chan struct{}, 1)
+	_, c := startHTTP2(t, func(_ http.ResponseWriter, req *http.Request) {
+		_, _ = io.Copy(io.Discard, req.Body)
+		requests.Add(1)
+		arrived <- struct{}{}
+		<-req.Context().Done()
+	})
+	t.Run("interrupted", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			<-arrived
+			cancel()
+		}()
+		_, err := c.Send(ctx, commentsRequest("x"))
+		if got := outcomeOf(err); got != cutShort || !errors.Is(err, context.Canceled) || requests.Load() != 1 {
+			t.Errorf("got %+v (%v) after %d requests, want %+v after 1", got, err, requests.Load(), cutShort)
+		}
+	})
+	t.Run("timed out", func(t *testing.T) {
+		impatient(100*time.Millisecond)(t, c)
+		_, err := c.Send(t.Context(), commentsRequest("x"))
+		if got := outcomeOf(err); got != maybe || !strings.Contains(err.Error(), "KEX_REQUEST_TIMEOUT") || requests.Load() != 2 {
+			t.Errorf("got %+v (%v) after %d requests, want %+v after 2", got, err, requests.Load(), maybe)
+		}
+	})
 }
 
 // TestHTTP2FromHTTP1: a server that is taken for HTTP/1 turns out to speak HTTP/2; a lost request stays unknown.

@@ -27,7 +27,7 @@ const (
 // changes nothing and delays the return by 2 s at most. If ctx ends, Send returns at once as interrupted. After a
 // 401 the token that was used is dropped, if it is still the current one.
 //
-// Without a usable token Send fails at once as transient with Unknown false: call Authorize before. Nothing is ever
+// Without a usable token Send fails at once as interrupted with Unknown false: call Authorize before. Nothing is ever
 // sent twice, except that a request which met a connection being closed goes out on another one if it is certain
 // that it did not arrive.
 func (c *Client) Send(ctx context.Context, r update.Request) (update.Answer, error) {

@@ -244,7 +244,9 @@ func (s *tokenSource) missing() *fault.Error {
 	if s.closed {
 		return &fault.Error{Kind: fault.Interrupted, Err: errClosed}
 	}
-	return &fault.Error{Kind: fault.Transient, Reason: fault.Outage, Detail: "nothing was sent: no usable token in hand"}
+	// Somebody else's 401 dropped the token between Authorize and Send. It is neither a failure nor an attempt: the
+	// caller begins again with Authorize.
+	return &fault.Error{Kind: fault.Interrupted, Detail: "nothing was sent: no usable token in hand"}
 }
 
 // known are the secrets that must not show up in any text.
