@@ -124,7 +124,7 @@ func isOwnWords(err error) bool {
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return true
 	}
-	_, ok := errors.AsType[*net.OpError](err) // Also a refused CONNECT: a proxy has not seen the request then.
+	_, ok := errors.AsType[*net.OpError](err)
 	return ok
 }
 

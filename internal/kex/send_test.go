@@ -201,6 +201,25 @@ func TestTraceIDIsSpeltAsDocumented(t *testing.T) {
 	}
 }
 
+// TestSmallRequestIsOneWrite: net/http flushes the header by itself unless it knows the body to be in memory.
+func TestSmallRequestIsOneWrite(t *testing.T) {
+	srv := serve(t, func(http.ResponseWriter, *http.Request) {})
+	c := newTestClient(t, srv.URL)
+	var conn *countedConn
+	dial := pool(t, c).DialContext
+	pool(t, c).DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		got, err := dial(ctx, network, addr)
+		conn = counted(got)
+		return got, err
+	}
+	if _, err := c.Send(t.Context(), commentsRequest(strings.Repeat("Testkommentar ", 20))); err != nil {
+		t.Fatal(err)
+	}
+	if n := conn.writes.Load(); n != 1 {
+		t.Errorf("the request took %d writes, want 1", n)
+	}
+}
+
 func TestInvalidRequestsAreNeverSent(t *testing.T) {
 	c := newTestClient(t, "http://127.0.0.1:1")
 	c.transport = roundTripper(func(*http.Request) (*http.Response, error) {
@@ -271,7 +290,7 @@ func TestSendWithoutTokenFailsAtOnce(t *testing.T) {
 			c := newTestClient(t, srv.URL)
 			prepare(c)
 			_, err := c.Send(t.Context(), commentsRequest("x"))
-			if got, want := outcomeOf(err), (outcome{fault.Transient, fault.Outage, false}); got != want {
+			if got, want := outcomeOf(err), stopped; got != want {
 				t.Errorf("got %+v (%v), want %+v", got, err, want)
 			}
 		})
@@ -306,49 +325,6 @@ func TestUnauthorizedDropsOnlyTheTokenItUsed(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestPing(t *testing.T) {
-	for status, wantErr := range map[int]outcome{
-		200: {}, 301: {}, 401: {}, 404: {}, 429: {}, 500: {}, 502: {fault.Transient, fault.Outage, false},
-		503: {fault.Transient, fault.Outage, false}, 504: {fault.Transient, fault.Outage, false},
-	} {
-		t.Run(strconv.Itoa(status), func(t *testing.T) {
-			srv := serve(t, func(w http.ResponseWriter, r *http.Request) {
-				if r.Method != http.MethodGet || r.URL.Path != "/kex" || r.ContentLength != 0 {
-					t.Errorf("got %s %s with %d bytes", r.Method, r.URL, r.ContentLength)
-				}
-				if id := r.Header.Get("X-TraceId"); id != "probe-1" {
-					t.Errorf("trace ID is %q", id)
-				}
-				w.WriteHeader(status)
-			})
-			c := newTestClient(t, srv.URL+"/kex")
-			if got := outcomeOf(c.Ping(t.Context(), "probe-1")); got != wantErr {
-				t.Errorf("got %+v, want %+v", got, wantErr)
-			}
-		})
-	}
-	t.Run("nobody there", func(t *testing.T) {
-		c := newTestClient(t, "http://"+closedPort(t))
-		if got, want := outcomeOf(c.Ping(t.Context(), "")), (outcome{fault.Transient, fault.Outage, false}); got != want {
-			t.Errorf("got %+v, want %+v", got, want)
-		}
-	})
-	t.Run("no answer is not a possible booking", func(t *testing.T) {
-		c := newTestClient(t, serveRaw(t, func(conn net.Conn) { _, _, _ = readRequest(bufio.NewReader(conn)) }))
-		if got, want := outcomeOf(c.Ping(t.Context(), "")), (outcome{fault.Transient, fault.Outage, false}); got != want {
-			t.Errorf("got %+v, want %+v", got, want)
-		}
-	})
-	t.Run("interrupted", func(t *testing.T) {
-		c := newTestClient(t, "http://127.0.0.1:1")
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		if got := outcomeOf(c.Ping(ctx, "")); got.kind != fault.Interrupted {
-			t.Errorf("got %+v, want interrupted", got)
-		}
-	})
 }
 
 // TestPoolHoldsAllConnections: as many connections as requests at once, and no more ever.

@@ -4,8 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	// A FROM scratch image has no CA bundle; where the system has none, these are used.
@@ -27,12 +30,26 @@ const (
 	spareConns = 2
 )
 
+// refusedByProxy says in plain words why there is no way to the API; net/http would only say "Forbidden".
+func refusedByProxy(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
+	if answer.StatusCode == http.StatusOK {
+		return nil
+	}
+	return &cause{
+		text: fmt.Sprintf("the proxy refused the connection with status %d (HTTPS_PROXY, NO_PROXY)", answer.StatusCode),
+		err:  errProxy,
+	}
+}
+
+var errProxy = errors.New("proxy refused CONNECT")
+
 // newTransport makes a connection pool of conns connections per host. It never decompresses: an answer's size on
 // the wire is its size here.
 func newTransport(roots *x509.CertPool, conns int) *http.Transport {
 	dialer := &net.Dialer{Timeout: dialTimeout}
 	return &http.Transport{
-		Proxy: http.ProxyFromEnvironment,
+		Proxy:                  http.ProxyFromEnvironment,
+		OnProxyConnectResponse: refusedByProxy,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, addr)
 			if err != nil {

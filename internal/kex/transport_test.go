@@ -139,9 +139,9 @@ func TestNeverSent(t *testing.T) {
 		"unknown certificate":  {base: tlsServer.URL, says: "certificate"},
 		"no TLS there":         {base: https(garbage), says: "TLS"},
 		"handshake times out":  {base: https(silent), says: "KEX_REQUEST_TIMEOUT", prepare: impatient(50 * time.Millisecond)},
-		"proxy refuses":        {base: "https://api.invalid/kex", prepare: proxy(http.StatusForbidden), says: "Forbidden"},
-		"proxy wants password": {base: "https://api.invalid/kex", prepare: proxy(http.StatusProxyAuthRequired), says: "Proxy"},
-		"proxy has no way":     {base: "https://api.invalid/kex", prepare: proxy(http.StatusBadGateway), says: "Gateway"},
+		"proxy refuses":        {base: "https://api.invalid/kex", prepare: proxy(http.StatusForbidden), says: "status 403 (HTTPS_PROXY"},
+		"proxy wants password": {base: "https://api.invalid/kex", prepare: proxy(http.StatusProxyAuthRequired), says: "status 407"},
+		"proxy has no way":     {base: "https://api.invalid/kex", prepare: proxy(http.StatusBadGateway), says: "status 502"},
 		"no proxy there": {base: "https://api.invalid/kex", says: "refused", prepare: func(t *testing.T, c *Client) {
 			t.Helper()
 			pool(t, c).Proxy = http.ProxyURL(mustURL(t, "http://"+closedPort(t)))
