@@ -230,13 +230,21 @@ func TestOldClaimsAreSweptWhenNothingNeedsThem(t *testing.T) {
 	if _, totals, err := replay(t, b.store, Selection{Seqs: []uint64{1, 2}}, ReplayOptions{}); err != nil || totals.Replayed != 2 {
 		t.Fatalf("%+v, %v", totals, err)
 	}
-	b.settleReplay(t, 2, asDelivered) // That of dead letter 1; the message of 2 still waits, dead letter 3 is still there.
+	b.settleReplay(t, 1, asDelivered) // That of dead letter 3, which is still there.
+	b.settleReplay(t, 2, asDelivered) // That of dead letter 1; the message of 2 still waits.
 	claims := journal.NewClaims(b.js)
 	if n, err := b.store.sweepClaims(t.Context(), 10, time.Now().Add(-time.Hour)); n != 0 || err != nil {
 		t.Errorf("young claims: %d swept, %v", n, err)
 	}
 	if n, err := b.store.sweepClaims(t.Context(), 10, time.Now().Add(time.Hour)); n != 1 || err != nil {
 		t.Errorf("%d swept, %v; want the one of the settled update", n, err)
+	}
+	letter, err := b.store.Show(t.Context(), 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, found, err := claims.Get(t.Context(), 3, letter.StoredAt); !found || err != nil {
+		t.Errorf("a dead letter that is still there lost its claim: %v", err)
 	}
 	for _, msg := range b.updates(t) {
 		if claim, err := claims.Lookup(t.Context(), msg.Header); claim == nil || err != nil {

@@ -107,6 +107,23 @@ func TestDeadLettersAreListedByFilter(t *testing.T) {
 	}
 }
 
+func TestAListEndsWithWhatIsThereAtItsBeginning(t *testing.T) {
+	b := setUp(t)
+	fill(t, b.js, 1200) // More than is asked for at a time.
+	listed := 0
+	for _, err := range b.store.List(t.Context(), Filter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if listed++; listed == 1 {
+			fill(t, b.js, 100)
+		}
+	}
+	if listed != 1200 {
+		t.Errorf("%d listed, want the 1200 of the beginning", listed)
+	}
+}
+
 // A publisher's Status header with a client's control code must not end the list at its dead letter.
 func TestAPublishersStatusHeaderHidesNothing(t *testing.T) {
 	b := setUp(t)

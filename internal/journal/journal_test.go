@@ -26,7 +26,8 @@ const source = "urn:kexrelay:test"
 func connect(tb testing.TB, serverURL string) jetstream.JetStream {
 	tb.Helper()
 	nc, err := nats.Connect(serverURL, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond),
-		nats.ReconnectJitter(time.Millisecond, time.Millisecond), nats.ReconnectBufSize(-1))
+		nats.ReconnectJitter(time.Millisecond, time.Millisecond), nats.ReconnectBufSize(-1),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})) // Else it prints what is provoked here.
 	if err != nil {
 		tb.Fatalf("connecting: %v", err)
 	}
