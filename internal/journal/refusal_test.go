@@ -195,6 +195,22 @@ func TestAPublishWithoutAnAnswerEndsAndLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+func TestAClosedJournalLeavesNothingOnTheConnection(t *testing.T) {
+	js := setUp(t, topology.Options{})
+	before := js.Conn().NumSubscriptions()
+	j := New(js, Config{Source: source})
+	settle(t, j, delivered(anUpdate(1)))
+	if js.Conn().NumSubscriptions() == before {
+		t.Fatal("a publish needs no subscription: this test proves nothing")
+	}
+	j.Close()
+	j.Close()
+	if after := js.Conn().NumSubscriptions(); after != before {
+		t.Errorf("%d subscriptions, %d before", after, before)
+	}
+	New(js, Config{Source: source}).Close() // One that was never used.
+}
+
 func TestRefusalsOfTheServer(t *testing.T) {
 	refuse := func(code, errCode int, description string) []byte {
 		text, err := json.Marshal(map[string]any{"error": map[string]any{
