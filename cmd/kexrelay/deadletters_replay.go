@@ -155,7 +155,7 @@ type replayed struct {
 func (c *deadLettersReplayCommand) replay(ctx context.Context, store *deadletter.Store, selection deadletter.Selection, p *printer) error {
 	t := p.table(
 		column{title: "SEQ", min: 6, right: true}, column{title: "RESULT", min: 9}, column{title: "VORGANG", min: 10},
-		column{title: "KIND", min: 10}, column{title: "NEW SEQ", right: true, min: 7}, column{title: "TRACE ID", min: 23, from: 120},
+		column{title: "KIND", min: 10, from: 100}, column{title: "NEW SEQ", right: true, min: 7}, column{title: "TRACE ID", min: 23, from: 120},
 		column{title: "WHY"},
 	)
 	var printErr error
@@ -179,7 +179,7 @@ func (c *deadLettersReplayCommand) replay(ctx context.Context, store *deadletter
 func printItem(p *printer, t *table, item deadletter.Item) error {
 	why := ""
 	if item.Err != nil {
-		why = item.Err.Error()
+		why = strings.TrimPrefix(item.Err.Error(), fmt.Sprintf("dead letter %d: ", item.Seq))
 	}
 	if p.json {
 		return p.object(replayed{Item: item, Error: why})

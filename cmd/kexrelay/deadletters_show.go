@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kexrelay/internal/deadletter"
+	"kexrelay/internal/update"
 )
 
 // deadLettersShowCommand is `kexrelay deadletters show`.
@@ -73,7 +75,7 @@ func (c *deadLettersShowCommand) run(cmd *cobra.Command, args []string) error {
 func showDeadLetter(p *printer, letter deadletter.DeadLetter) error {
 	facts := [][2]string{
 		{"Dead letter", strconv.FormatUint(letter.Seq, 10)},
-		{"Reason", p.paint(bad, printable(string(letter.Reason)))},
+		{"Reason", string(letter.Reason)},
 		{"Status", number(letter.Status)},
 		{"Detail", letter.Detail},
 		{"Vorgang", letter.Vorgangsnummer},
@@ -90,29 +92,43 @@ func showDeadLetter(p *printer, letter deadletter.DeadLetter) error {
 		{"Body", content(letter.Content)},
 		{"Body object", letter.BodyObject},
 	}
+	for name, value := range publishersHeaders(letter) {
+		facts = append(facts, [2]string{"Header", name + ": " + value})
+	}
+	facts = append(facts, [2]string{"Send it back", fmt.Sprintf("kexrelay deadletters replay %d", letter.Seq)})
 	for _, fact := range facts {
 		if fact[1] == "" {
 			continue
 		}
-		value := fact[1]
-		if fact[0] != "Reason" {
-			value = printable(value)
-		}
-		if err := p.line("%-18s %s", fact[0]+":", value); err != nil {
+		if err := p.fact(fact[0], fact[1], factColour(fact[0])); err != nil {
 			return err
 		}
 	}
-	if err := p.line("Headers:"); err != nil {
-		return err
+	return nil
+}
+
+func factColour(name string) colour {
+	if name == "Reason" {
+		return bad
 	}
-	for _, name := range slices.Sorted(maps.Keys(letter.Header)) {
-		for _, value := range letter.Header[name] {
-			if err := p.line("  %s", printable(name+": "+value)); err != nil {
-				return err
+	return plain
+}
+
+// publishersHeaders are the headers that are not told above already.
+func publishersHeaders(letter deadletter.DeadLetter) iter.Seq2[string, string] {
+	return func(yield func(name, value string) bool) {
+		for _, name := range slices.Sorted(maps.Keys(letter.Header)) {
+			lower := strings.ToLower(name)
+			if strings.HasPrefix(lower, "kex-") || strings.HasPrefix(lower, "nats-") || name == update.HeaderTraceID {
+				continue
+			}
+			for _, value := range letter.Header[name] {
+				if !yield(name, value) {
+					return
+				}
 			}
 		}
 	}
-	return p.line("\nSend it back:      kexrelay deadletters replay %d", letter.Seq)
 }
 
 // number is a number, nothing for 0.

@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 )
@@ -66,6 +69,47 @@ func (p *printer) line(format string, args ...any) error {
 }
 
 func writeError(err error) error { return fmt.Errorf("writing the output: %w", err) }
+
+// factIndent is where the values of facts begin.
+const factIndent = 19
+
+// fact writes a name and its value. On a terminal a long value is broken between words and stays beside its name.
+func (p *printer) fact(name, value string, c colour) error {
+	label := fmt.Sprintf("%-*s", factIndent, name+":")
+	for line := range wrap(printable(value), p.width-factIndent) {
+		if err := p.line("%s%s", label, p.paint(c, line)); err != nil {
+			return err
+		}
+		label = strings.Repeat(" ", factIndent)
+	}
+	return nil
+}
+
+// wrap breaks text between words into lines of at most width characters; a longer word has a line of its own, so that
+// it can be copied whole. A width of 0 or less breaks nothing.
+func wrap(text string, width int) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if width <= 0 || utf8.RuneCountInString(text) <= width {
+			yield(text)
+			return
+		}
+		line, used := "", 0
+		for word := range strings.FieldsSeq(text) {
+			n := utf8.RuneCountInString(word)
+			if used > 0 && used+1+n > width {
+				if !yield(line) {
+					return
+				}
+				line, used = "", 0
+			}
+			if used > 0 {
+				line, used = line+" ", used+1
+			}
+			line, used = line+word, used+n
+		}
+		yield(line)
+	}
+}
 
 // paint is text in a colour, if there may be one.
 func (p *printer) paint(c colour, text string) string {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"io"
-	"time"
 
 	"github.com/schollz/progressbar/v3"
 )
@@ -14,8 +13,13 @@ const (
 )
 
 // progress is a bar on stderr while files are published: only on a terminal, and only if there is something to wait
-// for. The nil one shows nothing.
-type progress struct{ bar *progressbar.ProgressBar }
+// for. The nil one shows nothing. Lines of output are written above it: clear first, then any other method shows it
+// again.
+type progress struct {
+	bar *progressbar.ProgressBar
+	// alone says that stdout goes elsewhere: its lines need no room.
+	alone bool
+}
 
 func newProgress(env *environment, items []item) *progress {
 	var bytes int64
@@ -25,23 +29,24 @@ func newProgress(env *environment, items []item) *progress {
 	if !terminal(env.stderr) || len(items) < manyFiles && bytes < muchBytes {
 		return nil
 	}
-	return &progress{bar: newBar(env.stderr, bytes, progressbar.OptionShowBytes(true))}
+	return &progress{bar: newBar(env.stderr, bytes, progressbar.OptionShowBytes(true)), alone: !terminal(env.stdout)}
 }
 
-// newWaiting is a bar for updates that wait for their results. It comes after a while: most results are there at once.
+// newWaiting is a bar for updates that wait for their results.
 func newWaiting(env *environment, updates int) *progress {
 	if !terminal(env.stderr) {
 		return nil
 	}
-	return &progress{bar: newBar(env.stderr, int64(updates), progressbar.OptionSetDescription("waiting for results"),
-		progressbar.OptionShowCount(), progressbar.OptionSetPredictTime(false))}
+	bar := newBar(env.stderr, int64(updates), progressbar.OptionSetDescription("waiting for results"),
+		progressbar.OptionShowCount(), progressbar.OptionSetPredictTime(false))
+	_ = bar.RenderBlank() // Nothing depends on the bar.
+	return &progress{bar: bar, alone: !terminal(env.stdout)}
 }
 
 func newBar(w io.Writer, maximum int64, more ...progressbar.Option) *progressbar.ProgressBar {
 	return progressbar.NewOptions64(maximum, append([]progressbar.Option{
 		progressbar.OptionSetWriter(w),
 		progressbar.OptionFullWidth(),
-		progressbar.OptionThrottle(100 * time.Millisecond),
 		progressbar.OptionClearOnFinish(),
 		progressbar.OptionUseANSICodes(false),
 	}, more...)...)
@@ -68,10 +73,17 @@ func (p *progress) one() {
 	}
 }
 
-// clear makes room for a line of output; the bar comes again with the next step.
+// clear makes room for a line on stderr.
 func (p *progress) clear() {
 	if p != nil {
 		_ = p.bar.Clear() // As above.
+	}
+}
+
+// clearForOutput makes room for a line on stdout.
+func (p *progress) clearForOutput() {
+	if p != nil && !p.alone {
+		p.clear()
 	}
 }
 

@@ -176,24 +176,29 @@ func (r *publishing) all(ctx context.Context, items []item) ([]*published, error
 	for _, one := range items {
 		r.bar.begin(one)
 		line, err := r.one(ctx, one)
-		r.bar.end(one)
-		if err != nil {
-			if ctx.Err() != nil || hopeless(err) {
-				return sent, fmt.Errorf("publishing %s: %w", one.name, err)
-			}
+		switch {
+		case err != nil && (ctx.Err() != nil || hopeless(err)):
+			return sent, fmt.Errorf("publishing %s: %w", printable(one.name), err)
+		case err != nil:
 			r.fail(one, err)
-			continue
+		default:
+			sent = append(sent, line)
+			if err := r.reportStored(line); err != nil {
+				return sent, err
+			}
 		}
-		sent = append(sent, line)
-		if r.command.wait > 0 {
-			continue
-		}
-		r.bar.clear()
-		if err := r.report.add(line); err != nil {
-			return sent, err
-		}
+		r.bar.end(one)
 	}
 	return sent, nil
+}
+
+// reportStored reports what was stored, unless its result is waited for.
+func (r *publishing) reportStored(line *published) error {
+	if r.command.wait > 0 {
+		return nil
+	}
+	r.bar.clearForOutput()
+	return r.report.add(line)
 }
 
 // fail says what is wrong with one item.

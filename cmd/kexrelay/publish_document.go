@@ -21,8 +21,12 @@ import (
 	"kexrelay/schemas"
 )
 
-// headerRoom is what the headers of an update and the rest of its body may take of a message.
-const headerRoom = 1 << 10
+// What of a message is not content: headerRoom is more than the longest headers publish sends, bodyRoom more than the
+// rest of the body with an ordinary name.
+const (
+	headerRoom = 512
+	bodyRoom   = 512
+)
 
 // publishDocumentCommand is `kexrelay publish document`.
 type publishDocumentCommand struct {
@@ -146,7 +150,7 @@ func (c *publishDocumentCommand) read(s source, limit int64) ([]byte, error) {
 }
 
 // mostContent is how many bytes of content fit into a message of limit bytes as base64.
-func mostContent(limit int64) int64 { return (limit - headerRoom) / 4 * 3 }
+func mostContent(limit int64) int64 { return (limit - headerRoom - bodyRoom) / 4 * 3 }
 
 func tooLarge(bytes, limit int64) error {
 	subject := "it"

@@ -81,6 +81,9 @@ func (p *published) again() string {
 	return ""
 }
 
+// nameShare is how much of a terminal's width names of files may take, in percent.
+const nameShare = 40
+
 // publishReport prints a line per update.
 type publishReport struct {
 	p     *printer
@@ -92,8 +95,11 @@ func newPublishReport(p *printer, items []item) *publishReport {
 	for _, one := range items {
 		widest = max(widest, len([]rune(one.name)))
 	}
-	t := p.table(column{title: "UPDATE", min: min(widest, 30)}, column{title: "SEQ", min: 6, right: true},
-		column{title: "UPDATE ID", min: 41, from: 130}, column{title: "TRACE ID", min: 23, from: 70}, column{title: "STATE"})
+	if most := p.width * nameShare / 100; most > 0 {
+		widest = min(widest, most)
+	}
+	t := p.table(column{title: "UPDATE", min: widest, share: nameShare}, column{title: "SEQ", min: 6, right: true},
+		column{title: "UPDATE ID", min: 41, from: 130}, column{title: "TRACE ID", min: 23, from: 100}, column{title: "STATE"})
 	return &publishReport{p: p, table: t}
 }
 
@@ -129,7 +135,7 @@ func (r *publishing) follow(ctx context.Context, from journal.Position, sent []*
 			err = waitErr
 			break
 		}
-		bar.clear()
+		bar.clearForOutput()
 		for _, line := range open[event.Data.UpdateSeq] {
 			line.settle(event.Data)
 			if line.Outcome != update.Delivered {

@@ -15,14 +15,18 @@ func (s *status) print(p *printer) error {
 	if !s.Healthy {
 		mark, word = bad, "not well"
 	}
-	if err := p.line("%s: %s", p.paint(mark, word), printable(s.Verdict)); err != nil {
-		return err
+	lead, indent := p.paint(mark, word)+": ", strings.Repeat(" ", len(word)+2)
+	for line := range wrap(printable(s.Verdict), p.width-len(indent)) {
+		if err := p.line("%s%s", lead, line); err != nil {
+			return err
+		}
+		lead = indent
 	}
 	if s.NATS.URL == "" {
 		return nil
 	}
 	for _, fact := range s.facts() {
-		if err := p.line("%-14s %s", fact[0]+":", printable(fact[1])); err != nil {
+		if err := p.fact(fact[0], fact[1], plain); err != nil {
 			return err
 		}
 	}
@@ -65,6 +69,9 @@ func (s *status) facts() [][2]string {
 		if h.Replica != "" {
 			words += " [" + h.Replica + "]"
 		}
+		if h.Detail != "" {
+			words += ": " + h.Detail
+		}
 		facts = append(facts, [2]string{"Hold", words})
 	}
 	if s.Results != nil {
@@ -72,7 +79,7 @@ func (s *status) facts() [][2]string {
 		if s.Results.AtLeast {
 			more = "more than "
 		}
-		facts = append(facts, [2]string{"Results", more + count(s.Results.LastMinute, "result", "results") + " in the last minute"})
+		facts = append(facts, [2]string{"Results", fmt.Sprintf("%s%d in the last minute", more, s.Results.LastMinute)})
 	}
 	if s.DeadLetters != nil {
 		facts = append(facts, [2]string{"Dead letters", s.deadLetterFacts()})

@@ -83,42 +83,40 @@ func (s *status) held() string {
 	return verdict
 }
 
-// holdWords says why, since when, what next.
+// holdWords says why, since when and what next, without the detail: that is for the line about the hold alone.
 func (s *status) holdWords(h journal.Hold) string {
-	words := fmt.Sprintf("%s for %s", h.Reason, duration(s.CheckedAt.Sub(h.Since)))
-	if h.Detail != "" {
-		words += " (" + h.Detail + ")"
-	}
+	words := fmt.Sprintf("%s for %s, %s", h.Reason, duration(s.CheckedAt.Sub(h.Since)), holdMeaning(h.Reason))
 	switch wait := h.NextProbe.Sub(s.CheckedAt); {
 	case !h.Until.IsZero():
-		words += ", until " + localTime(h.Until)
+		words += "; until " + localTime(h.Until)
 	case h.NextProbe.IsZero():
 	case wait > 0:
-		words += ", next try in " + duration(wait)
+		words += "; next try in " + duration(wait)
 	default:
-		words += ", trying now"
-	}
-	if advice := holdAdvice(h.Reason); advice != "" {
-		words += "; " + advice
+		words += "; trying now"
 	}
 	return words
 }
 
-// holdAdvice is what a person can do; nothing where waiting is all.
-func holdAdvice(reason fault.Reason) string {
+// holdMeaning is what a hold's reason means and what a person can do about it, where waiting is not all.
+func holdMeaning(reason fault.Reason) string {
 	switch reason {
 	case fault.Unauthorized:
-		return "check the API client's ID and secret (KEX_CLIENT_ID, KEX_CLIENT_SECRET_FILE)"
+		return "the client is refused: check its ID and secret (KEX_CLIENT_ID, KEX_CLIENT_SECRET_FILE)"
 	case fault.Forbidden:
-		return "check the API client's scope and its rights in Partnermanagement"
+		return "the API forbids every Vorgang: check the client's scope and its rights in Partnermanagement"
 	case fault.Storage:
-		return "make room in NATS: see the sizes below, the server's disk, and kexrelay setup --max-bytes"
+		return "NATS refuses results or dead letters: make room on its disk or with kexrelay setup --max-bytes"
 	case fault.Operator:
 		return "somebody paused it"
+	case fault.Throttling:
+		return "the API asked for a pause"
+	case fault.Outage:
+		return "the API does not work"
 	case fault.BadRequest, fault.Gone, fault.NotFound, fault.Rejected, fault.Redirected, fault.UnknownOutcome,
-		fault.Invalid, fault.ObjectMissing, fault.Exhausted, fault.CrashLoop, fault.Throttling, fault.Outage:
+		fault.Invalid, fault.ObjectMissing, fault.Exhausted, fault.CrashLoop: // Of dead letters alone.
 	}
-	return ""
+	return "for an unknown reason"
 }
 
 func (s *status) full() string {

@@ -22,6 +22,9 @@ type column struct {
 	right bool
 	// from leaves the column out on terminals narrower than this.
 	from int
+	// share is how much of a terminal's width the column may take, in percent; 0 for as much as it needs. What is too
+	// long loses its beginning: of paths and IDs the end tells more.
+	share int
 }
 
 // cell is the text of a row in a column.
@@ -60,6 +63,9 @@ func (p *printer) table(columns ...column) *table {
 func (t *table) add(cells ...cell) error {
 	for i := range cells {
 		cells[i].text = printable(cells[i].text)
+		if most := t.p.width * t.columns[i].share / 100; most > 0 {
+			cells[i].text = shortenStart(cells[i].text, most)
+		}
 		t.widths[i] = max(t.widths[i], utf8.RuneCountInString(cells[i].text))
 	}
 	if t.started {
@@ -132,8 +138,7 @@ func (t *table) print(row []cell) error {
 		}
 		used += t.widths[i]
 	}
-	b.WriteByte('\n')
-	if _, err := io.WriteString(t.p.w, b.String()); err != nil {
+	if _, err := io.WriteString(t.p.w, strings.TrimRight(b.String(), " ")+"\n"); err != nil {
 		return writeError(err)
 	}
 	return nil
@@ -148,6 +153,15 @@ func shorten(text string, width int) string {
 		return ""
 	}
 	return string([]rune(text)[:width-1]) + "…"
+}
+
+// shortenStart is shorten at the other end.
+func shortenStart(text string, width int) string {
+	runes := []rune(text)
+	if len(runes) <= width {
+		return text
+	}
+	return "…" + string(runes[len(runes)-width+1:])
 }
 
 // printable replaces what could move a terminal's cursor or break a row: data may come from anybody who publishes.
