@@ -25,6 +25,7 @@ const (
 	reconnectJitterTLS = 250 * time.Millisecond
 	pingInterval       = 5 * time.Second
 	maxPingsOut        = 2
+	flusherTimeout     = 5 * time.Second
 )
 
 // ConnectOptions are the connection settings of the nats CLI. A field that is set here (by flag or environment)
@@ -182,6 +183,9 @@ func (c *Conn) natsOptions(o ConnectOptions) []nats.Option {
 		nats.ReconnectBufSize(-1),
 		nats.PingInterval(pingInterval),
 		nats.MaxPingsOutstanding(maxPingsOut),
+		// A server that reads nothing any more is given up for another: the client's own limit is a minute, for which
+		// every publish and every ack would hang.
+		nats.FlusherTimeout(flusherTimeout),
 		nats.ConnectHandler(c.onConnect),
 		nats.DisconnectErrHandler(c.onDisconnect),
 		nats.ReconnectHandler(c.onConnect),
