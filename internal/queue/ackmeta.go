@@ -9,7 +9,6 @@ const ackPrefix = "$JS.ACK."
 
 // ackMeta is what the server tells about a delivery in its ack handle.
 type ackMeta struct {
-	deliveries  uint64 // 1 for the first.
 	streamSeq   uint64
 	consumerSeq uint64
 	storedAt    int64 // Unix time in nanoseconds.
@@ -49,7 +48,6 @@ func parseAck(reply string) (ackMeta, bool) {
 		}
 	}
 	return ackMeta{
-		deliveries:  numbers[0],
 		streamSeq:   numbers[1],
 		consumerSeq: numbers[2],
 		storedAt:    int64(numbers[3]), //nolint:gosec // G115: parseNumber bounds it.

@@ -274,8 +274,14 @@ func (f *fetcher) handle(m *nats.Msg) error {
 		return f.status(m)
 	}
 	meta, ok := parseAck(m.Reply)
-	if !ok || f.mustReset {
-		return nil // Not from JetStream, or it comes again in order after the reset.
+	if !ok {
+		return nil // Not from JetStream.
+	}
+	if pin := m.Header.Get(headerPinID); pin != "" {
+		f.pin = pin // Also of what is not taken: without it the next request would wait for our own pin to expire.
+	}
+	if f.mustReset {
+		return nil // It comes again in order after the reset.
 	}
 	if f.current.open {
 		if f.current.left--; f.current.left == 0 {
@@ -286,9 +292,6 @@ func (f *fetcher) handle(m *nats.Msg) error {
 	}
 	if !f.follows(meta) {
 		return nil
-	}
-	if pin := m.Header.Get(headerPinID); pin != "" {
-		f.pin = pin
 	}
 	f.healthy()
 	f.resetPause = 0
@@ -302,22 +305,17 @@ func (f *fetcher) handle(m *nats.Msg) error {
 	return nil
 }
 
-// follows reports whether nothing is missing before a delivery. If something is, it was lost on its way here or went
-// to another client; see the package's comment for why that means a reset.
+// follows reports whether nothing is missing before a delivery. If something is, it was lost on its way here, or went
+// to another client, or somebody has reset the consumer; see the package's comment for why that means a reset.
 func (f *fetcher) follows(meta ackMeta) bool {
-	f.q.mu.Lock()
-	defer f.q.mu.Unlock()
-	switch {
-	case meta.consumerSeq == f.q.last+1:
-	case meta.consumerSeq == 1 && meta.deliveries == 1:
-		f.q.restartedLocked() // Somebody else has reset the consumer: the same, without asking.
-	default:
-		f.mustReset = true
-		f.q.logger.Info("a delivery does not follow the last one, resetting the consumer",
-			slog.Uint64("last", f.q.last), slog.Uint64("got", meta.consumerSeq))
-		return false
+	last := f.q.lastTaken()
+	if meta.consumerSeq == last+1 {
+		return true
 	}
-	return true
+	f.mustReset = true
+	f.q.logger.Info("a delivery does not follow the last one, resetting the consumer",
+		slog.Uint64("last", last), slog.Uint64("got", meta.consumerSeq))
+	return false
 }
 
 // trouble logs that fetching does not work, once until it does again.

@@ -67,6 +67,27 @@ func TestBytesInMemoryAreBounded(t *testing.T) {
 	}
 }
 
+func TestFetchingGoesOnAsSoonAsThereIsRoom(t *testing.T) {
+	conn := prepared(t)
+	const n = 80
+	publishDocuments(t, conn, n, quarter, func(i int) int { return i })
+	q := open(t, conn, Config{MaxBytes: quarter})
+	r := start(t, q)
+	settled := 0
+	for settled < n {
+		eventually(t, "the bytes are used up, or all is here", func() bool {
+			return q.Stats().State == StateFull && len(r.all()) > settled || len(r.all()) == n
+		})
+		taken := r.all()
+		ackAll(t, taken[settled:])
+		settled = len(taken)
+		begin := time.Now()
+		if r.await(min(settled+1, n)); time.Since(begin) > 300*time.Millisecond {
+			t.Errorf("the next came %s after there was room", time.Since(begin))
+		}
+	}
+}
+
 func TestParkedBodiesMakeRoom(t *testing.T) {
 	conn := prepared(t)
 	const n = 60
@@ -291,6 +312,20 @@ func TestSettledUpdatesAreRememberedUpToTheLimit(t *testing.T) {
 	}
 }
 
+// After a reset everything comes again whatever the budget says; what is new then must not break it.
+func TestABodyFarBeyondTheBudgetIsNotKept(t *testing.T) {
+	q := &Queue{cfg: Config{MaxBytes: mebi}.withDefaults(), holding: newHolding(10), wake: make(chan struct{}, 1)}
+	for seq := range uint64(40) {
+		m := &nats.Msg{Subject: subject(int(seq)), Data: document(1, mebi), Reply: "r"}
+		if got := q.take(ackMeta{streamSeq: seq + 1, consumerSeq: seq + 1}, m, 1, chunkBytes); got.update == nil {
+			t.Fatalf("update %d was not handed over", seq+1)
+		}
+	}
+	if q.bytes > mebi+chunkBytes || len(q.held) != 40 || q.dropped == 0 {
+		t.Errorf("%d bytes in %d bodies, %d dropped, %d held", q.bytes, q.bodies, q.dropped, len(q.held))
+	}
+}
+
 func TestShedding(t *testing.T) {
 	q := &Queue{cfg: Config{MaxBytes: 10_000}.withDefaults(), holding: newHolding(10), wake: make(chan struct{}, 1)}
 	add := func(seq uint64, vorgang int) *Delivery {
@@ -335,8 +370,9 @@ func TestShedding(t *testing.T) {
 			t.Errorf("with room for %d: %q, want %q", step.max, got, step.want)
 		}
 	}
-	q.removeLocked(b1)
 	q.keepLocked(b2, &body{size: 1000})
+	q.waiting.push(b2)
+	q.removeLocked(b1)
 	q.shedLocked()
 	if got := has(); got != "b2 c1" {
 		t.Errorf("after the first of a lane is gone: %q", got)

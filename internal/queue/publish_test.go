@@ -176,7 +176,7 @@ func TestWhatIsTransient(t *testing.T) {
 }
 
 func TestAckHandlesAreRead(t *testing.T) {
-	want := ackMeta{deliveries: 2, streamSeq: 300, consumerSeq: 40, storedAt: 1763800000123456789, pending: 5}
+	want := ackMeta{streamSeq: 300, consumerSeq: 40, storedAt: 1763800000123456789, pending: 5}
 	for _, reply := range []string{
 		"$JS.ACK.KEX_UPDATES.relay-0.2.300.40.1763800000123456789.5",
 		"$JS.ACK.hub.ACCHASH.KEX_UPDATES.relay-0.2.300.40.1763800000123456789.5",

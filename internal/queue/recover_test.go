@@ -406,7 +406,11 @@ func TestAConsumerMadeAnewGoesOn(t *testing.T) {
 	}
 	setUp(t, conn)
 	fillFrom(t, conn, 20, 5, 5)
+	begin := time.Now()
 	got := seqs(r.await(25))
+	if took := time.Since(begin); took > topology.PinnedTTL/2 {
+		t.Errorf("it took %s", took)
+	}
 	for i, seq := range got {
 		if seq != uint64(i+1) {
 			t.Fatalf("handed over in the order %v", got)
