@@ -197,6 +197,25 @@ func cmdPull(ts *testscript.TestScript, _ bool, _ []string) {
 	}
 }
 
+// cmdUpdates waits until so many updates are in the stream.
+func cmdUpdates(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: updates NUMBER")
+	}
+	want, err := strconv.ParseUint(args[0], 10, 64)
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), scriptTimeout)
+	defer cancel()
+	js := connectScript(ts)
+	for {
+		stream, err := js.Stream(ctx, topology.StreamUpdates)
+		ts.Check(err)
+		if stream.CachedInfo().State.Msgs >= want {
+			return
+		}
+	}
+}
+
 func cmdPublished(ts *testscript.TestScript, neg bool, args []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), scriptTimeout)
 	defer cancel()

@@ -135,8 +135,14 @@ func TestNumbersForPeople(t *testing.T) {
 		d    time.Duration
 		want string
 	}{
-		{-time.Second, "0s"}, {0, "0s"}, {34 * time.Millisecond, "34ms"}, {5940 * time.Millisecond, "5.9s"}, {42 * time.Second, "42s"},
-		{61 * time.Second, "1m01s"}, {3*time.Hour + 5*time.Minute, "3h05m"}, {49 * time.Hour, "2d01h"},
+		{-time.Second, "0s"},
+		{0, "0s"},
+		{34 * time.Millisecond, "34ms"},
+		{5940 * time.Millisecond, "5.9s"},
+		{42 * time.Second, "42s"},
+		{61 * time.Second, "1m01s"},
+		{3*time.Hour + 5*time.Minute, "3h05m"},
+		{49 * time.Hour, "2d01h"},
 	}
 	for _, test := range durations {
 		if got := duration(test.d); got != test.want {
@@ -161,8 +167,6 @@ func TestColourNeedsATerminal(t *testing.T) {
 
 // The exit code says how a command ended, and each text is printed once.
 func TestExitCodes(t *testing.T) {
-	interrupted, cancel := context.WithCancel(t.Context())
-	cancel()
 	tests := map[string]struct {
 		interrupted bool
 		err         error
@@ -181,9 +185,10 @@ func TestExitCodes(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			var stderr strings.Builder
-			ctx := t.Context()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
 			if test.interrupted {
-				ctx = interrupted
+				cancel()
 			}
 			if code := exitCode(ctx, test.err, &stderr); code != test.code || stderr.String() != test.text {
 				t.Errorf("got %d and %q, want %d and %q", code, &stderr, test.code, test.text)

@@ -55,7 +55,7 @@ func newBar(w io.Writer, maximum int64, more ...progressbar.Option) *progressbar
 // begin shows which file is being read.
 func (p *progress) begin(one item) {
 	if p != nil {
-		p.bar.Describe(shorten(printable(one.name), 24))
+		p.bar.Describe(shortenStart(printable(one.name), 24))
 	}
 }
 

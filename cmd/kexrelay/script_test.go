@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"kexrelay/internal/embedded"
 	"kexrelay/internal/embedded/embeddedtest"
 )
 
@@ -24,7 +26,8 @@ func TestMain(m *testing.M) {
 // commands there are:
 //
 //	exits CODE kexrelay ARG...   the command must end with this exit code
-//	nats                         starts a nats-server; NATS_URL says where
+//	freeport VARIABLE            finds a port that nobody listens on
+//	nats [PORT]                  starts a nats-server; NATS_URL says where
 //	settle delivered             settles every waiting update, as a relay would, and ends
 //	settle REASON [STATUS [DETAIL]]   the same as dead letters
 //	relay OUTCOME...             settles whatever comes, in the background, with these in turn
@@ -34,6 +37,7 @@ func TestMain(m *testing.M) {
 //	start NAME kexrelay ARG...   starts it in the background; its output goes to NAME.out and NAME.err
 //	seen FILE LINES              waits until a file has so many lines
 //	interrupt NAME CODE          ends a started command as ^C does; it must exit with this code
+//	updates NUMBER               waits until so many updates are in the stream
 //	published [TEXT...]          some update's body or headers in the stream must contain each text
 //	nocanary FILE...             none of the texts in the files may be in what the last command printed
 func TestScripts(t *testing.T) {
@@ -50,6 +54,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":     cmdExits,
+			"freeport":  cmdFreePort,
 			"nats":      cmdNATS,
 			"settle":    cmdSettle,
 			"relay":     cmdRelay,
@@ -59,6 +64,7 @@ func TestScripts(t *testing.T) {
 			"start":     cmdStart,
 			"seen":      cmdSeen,
 			"interrupt": cmdInterrupt,
+			"updates":   cmdUpdates,
 			"published": cmdPublished,
 			"nocanary":  cmdNoCanary,
 		},
@@ -86,8 +92,29 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // cmdNATS starts a server for the rest of the script.
-func cmdNATS(ts *testscript.TestScript, _ bool, _ []string) {
-	ts.Setenv("NATS_URL", embeddedtest.Run(scriptTB{ts}).URL())
+func cmdNATS(ts *testscript.TestScript, _ bool, args []string) {
+	tb := scriptTB{ts}
+	if len(args) == 0 {
+		ts.Setenv("NATS_URL", embeddedtest.Run(tb).URL())
+		return
+	}
+	port, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	server, err := embedded.Start(embedded.Options{Port: port, StoreDir: tb.TempDir()})
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(server.Shutdown()) })
+	ts.Setenv("NATS_URL", server.URL())
+}
+
+func cmdFreePort(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: freeport VARIABLE")
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	ts.Check(errors.Join(err, listener.Close()))
+	ts.Setenv(args[0], port)
 }
 
 // scriptTB lets embeddedtest live as long as the script.
