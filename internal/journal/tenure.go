@@ -1,0 +1,442 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kexrelay/internal/fault"
+	"kexrelay/internal/topology"
+	"kexrelay/internal/update"
+)
+
+// answerGrace is how long after a record's timeout its result may still appear: the time to publish it.
+const answerGrace = 5 * time.Second
+
+// TenureConfig is what a Tenure is made with.
+type TenureConfig struct {
+	Logger *slog.Logger
+	// PublishTimeout is how long one write of records waits for its PubAck; 0 means 2 s.
+	PublishTimeout time.Duration
+	// Patience is how long a write that may go through by itself is repeated; 0 means 5 s.
+	Patience time.Duration
+}
+
+// Tenure is one holder's time on one partition: what it found when it took over, and what it writes down so that the
+// next one finds it. Use TakeOver; its methods are safe for concurrent use.
+type Tenure struct {
+	js     jetstream.JetStream
+	lease  *Lease
+	logger *slog.Logger
+	ledger *ledger
+	stop   context.CancelFunc // Ends the following.
+	work   sync.WaitGroup
+
+	reading sync.Mutex // One TakeOver or Rebound at a time.
+	scanned scanned
+
+	mu      sync.Mutex
+	bound   uint64
+	settled settledSet
+	carried map[key]record    // What was taken over from former holders.
+	open    map[key]*leftOpen // Of these, the POSTs that may still be answered.
+}
+
+// leftOpen is a POST of another process that may still be answered.
+type leftOpen struct {
+	writer   ledgerWriter
+	number   uint64
+	own      bool // It is this very process's.
+	until    time.Time
+	resolved chan struct{}
+	settled  bool // Its result appeared.
+	taken    bool // Our own record of it is on its way, or there.
+}
+
+// scanned is which results are in the set of settled updates: those from a time on, up to a sequence.
+type scanned struct {
+	from time.Time
+	// next is the first sequence not read, to the leader's clock when that was asked.
+	next uint64
+	to   time.Time
+}
+
+// TakeOver reads what former holders of a partition left behind. Call it once per lease, after the consumer was reset
+// and before anything is sent; end it with Close.
+//
+// It carries the records of former holders that still matter over into its own part of the ledger, and only then
+// removes them: at no time is there none. POSTs that were left without an answer are followed: see [update.Past].
+//
+// The error is a *fault.Error: Systemic with reason storage if NATS refused or did not answer, Interrupted if ctx ended
+// or the lease was lost (ErrLeaseLost).
+func TakeOver(ctx context.Context, js jetstream.JetStream, lease *Lease, cfg TenureConfig) (*Tenure, error) {
+	outer := ctx
+	ctx, cancel := whileHeld(ctx, lease)
+	defer cancel()
+	doing := fmt.Sprintf("taking over partition %d", lease.Partition())
+	kv, err := js.KeyValue(ctx, topology.BucketLedger)
+	if err != nil {
+		return nil, storageFault(ctx, doing, Explain("opening the bucket "+topology.BucketLedger, js, err))
+	}
+	writer := ledgerWriter{partition: lease.Partition(), epoch: lease.Epoch(), id: randomID()}
+	t := &Tenure{
+		js: js, lease: lease, logger: cfg.Logger,
+		ledger: newLedger(outer, kv, writer, lease.leases.process, PublisherConfig{Timeout: cfg.PublishTimeout, Patience: cfg.Patience}),
+		stop:   func() {}, carried: map[key]record{}, open: map[key]*leftOpen{},
+	}
+	if err := t.takeOver(ctx, outer); err != nil {
+		gone, cancel := context.WithCancel(ctx)
+		cancel() // Nothing is worth waiting for.
+		_ = t.Close(gone)
+		return nil, storageFault(ctx, doing, err)
+	}
+	return t, nil
+}
+
+// whileHeld is a context that ends with the lease.
+func whileHeld(ctx context.Context, lease *Lease) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-lease.Lost():
+			cancel(ErrLeaseLost)
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() {
+		cancel(context.Canceled)
+		watch.Wait()
+	}
+}
+
+// takeOver does the steps in the order that they depend on: the bound before the ledger, the ledger before the
+// results, so that who settled meanwhile is seen, and removal last.
+func (t *Tenure) takeOver(ctx, outer context.Context) error {
+	state, err := t.updatesState(ctx)
+	if err != nil {
+		return err
+	}
+	fence, err := t.ledger.fence(ctx)
+	if err != nil {
+		return err
+	}
+	left, err := readLedger(ctx, t.js, t.ledger.writer, t.ledger.proc, fence, t.logger)
+	if err != nil {
+		return err
+	}
+	if state, err = t.catchUp(ctx, state, left); err != nil {
+		return err
+	}
+	if err := t.read(ctx, state); err != nil {
+		return err
+	}
+	if err := t.carryOver(ctx, left, state); err != nil {
+		return err
+	}
+	t.follow(outer, fence)
+	if err := purgeWriters(ctx, t.js, left.writers, fence); err != nil {
+		// They are carried over: left behind they only cost the next one time.
+		t.logger.Warn("records of former holders could not be removed",
+			slog.Int("partition", t.lease.Partition()), slog.Any("error", err))
+	}
+	return nil
+}
+
+// Rebound sets the bound anew and reads what was settled meanwhile. Call it after the consumer was reset again in the
+// same tenure, as after a reconnect: a server that was killed may have forgotten acks, and what it then delivers
+// again lies at or below the new bound. Errors are those of TakeOver; on an error everything is as before.
+func (t *Tenure) Rebound(ctx context.Context) error {
+	ctx, cancel := whileHeld(ctx, t.lease)
+	defer cancel()
+	state, err := t.updatesState(ctx)
+	if err == nil {
+		err = t.read(ctx, state)
+	}
+	if err != nil {
+		return storageFault(ctx, fmt.Sprintf("reading what was settled in partition %d", t.lease.Partition()), err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k := range t.open {
+		if t.settled.has(k) {
+			t.resultAppearedLocked(k)
+		}
+	}
+	return nil
+}
+
+// updatesState is KEX_UPDATES as its leader knows it.
+type updatesState struct {
+	first, last uint64
+	// firstAt is when the oldest waiting update was stored; zero if none waits.
+	firstAt time.Time
+	created time.Time
+	now     time.Time // The leader's clock.
+}
+
+func (t *Tenure) updatesState(ctx context.Context) (updatesState, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	stream, err := t.js.Stream(ctx, topology.StreamUpdates)
+	if err != nil {
+		return updatesState{}, Explain("reading the end of "+topology.StreamUpdates, t.js, err)
+	}
+	info := stream.CachedInfo()
+	state := updatesState{first: info.State.FirstSeq, last: info.State.LastSeq, created: info.Created, now: info.TimeStamp}
+	if info.State.Msgs > 0 {
+		state.firstAt = info.State.FirstTime
+	}
+	return state, nil
+}
+
+// catchUp asks again while the ledger has records of updates that the stream is said not to have: the one that answers
+// may not be the leader any more and not know it yet. Records of an earlier stream of that name are no reason, and a
+// stream that was restored from a backup is believed after a while.
+func (t *Tenure) catchUp(ctx context.Context, state updatesState, left leftovers) (updatesState, error) {
+	for until := time.Now().Add(lagPatience); left.beyond(state) && time.Now().Before(until) && ctx.Err() == nil; {
+		pause(ctx, lagPause)
+		now, err := t.updatesState(ctx)
+		if err != nil {
+			return state, err
+		}
+		state = now
+	}
+	return state, nil
+}
+
+// beyond reports whether there is a record of an update that the stream has not got yet.
+func (l *leftovers) beyond(state updatesState) bool {
+	for k := range l.records {
+		if k.seq > state.last && k.at >= state.created.UnixNano() {
+			return true
+		}
+	}
+	return false
+}
+
+// read reads which updates up to the stream's end are settled. What was read before is kept as far as it is still
+// needed, so that a reconnect costs only what came since.
+func (t *Tenure) read(ctx context.Context, state updatesState) error {
+	t.reading.Lock()
+	defer t.reading.Unlock()
+	if state.firstAt.IsZero() {
+		t.set(state.last, settledSet{}, scanned{})
+		return nil
+	}
+	end, err := readResultsEnd(ctx, t.js)
+	if err != nil {
+		return err
+	}
+	from := state.firstAt.Add(-clockSlack - max(0, state.now.Sub(end.now)))
+	was := t.scanned
+	in, set := resultsRange{fromTime: from}, settledSet{}
+	now := scanned{from: from, next: end.next, to: end.now}
+	if was.next != 0 && was.next <= end.next && !from.Before(was.from) && from.Before(was.to) {
+		in, now.from = resultsRange{fromSeq: was.next}, was.from
+		t.mu.Lock()
+		set.parts = append(set.parts, t.settled.parts...)
+		t.mu.Unlock()
+	}
+	hashes, err := readSettled(ctx, t.js, in, end, state.last)
+	if err != nil {
+		return err
+	}
+	set.add(hashes)
+	t.set(state.last, set, now)
+	return nil
+}
+
+func (t *Tenure) set(bound uint64, set settledSet, now scanned) {
+	t.scanned = now
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.bound, t.settled = bound, set
+}
+
+// carryOver writes what still matters of former holders' records into one's own part of the ledger.
+func (t *Tenure) carryOver(ctx context.Context, left leftovers, state updatesState) error {
+	var tickets []*ticket
+	t.mu.Lock()
+	for k, f := range left.records {
+		if k.seq < state.first || k.seq > state.last || t.settled.has(k) {
+			continue
+		}
+		r := f.record
+		if !f.own && !r.carried && (r.left() || r.opened()) {
+			r.crashes, r.carried = bounded(r.crashes+1), true
+		}
+		t.carried[k] = r
+		if r.left() {
+			t.open[k] = &leftOpen{
+				writer: f.writer, number: f.number, own: f.own,
+				until: t.lease.takenAt.Add(r.timeout() + answerGrace), resolved: make(chan struct{}),
+			}
+		}
+		tickets = append(tickets, &ticket{rec: r, done: make(chan error, 1)})
+	}
+	t.mu.Unlock()
+	if len(tickets) == 0 {
+		return nil
+	}
+	if err := t.ledger.enqueue(tickets...); err != nil {
+		return err
+	}
+	for _, ticket := range tickets {
+		select {
+		case err := <-ticket.done:
+			if err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	t.logger.Info("records of former holders taken over", slog.Int("partition", t.lease.Partition()),
+		slog.Int("records", len(tickets)), slog.Int("unanswered", len(t.open)))
+	return nil
+}
+
+// Bound is the stream's last sequence when the tenure began, or at the last Rebound: what lies above it was never sent
+// by anybody else.
+func (t *Tenure) Bound() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.bound
+}
+
+// Held reports whether the right to send still stands; see [Lease.Held].
+func (t *Tenure) Held() bool { return t.lease.Held() }
+
+// Lost is closed when the right to send is over; see [Lease.Lost].
+func (t *Tenure) Lost() <-chan struct{} { return t.lease.Lost() }
+
+// Past tells what is known from before about an update; nothing above the bound. It makes no call.
+func (t *Tenure) Past(seq uint64, storedAt time.Time) update.Past {
+	k := keyOf(seq, storedAt)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	o := t.open[k]
+	if seq > t.bound {
+		return update.Past{}
+	}
+	if t.settled.has(k) || o != nil && o.settled {
+		return update.Past{Settled: true}
+	}
+	r, ok := t.ledger.last(k)
+	if !ok {
+		return update.Past{}
+	}
+	past := update.Past{
+		Attempts: r.attempts, Unknowns: r.unknowns, Crashes: r.crashes, RequestID: r.requestID,
+		Left: r.left(), Opened: r.opened(), Own: !r.carried && (r.left() || r.opened()),
+	}
+	switch {
+	case past.Left && o != nil:
+		past.Until, past.Resolved, past.Own = o.until, o.resolved, o.own
+	case past.Left: // Our own POST, of this tenure.
+		past.Until = time.Now().Add(r.timeout() + answerGrace)
+	}
+	return past
+}
+
+// Opening writes down that an update is about to be decoded, and returns when that is acknowledged. It is for updates
+// at or below the bound, so that one that kills its decoder is counted. If [update.Past] says Left, wait for that
+// first, and count an outcome that stays unknown in rec.
+//
+// The error is a *fault.Error as from TakeOver: the update must not be decoded.
+func (t *Tenure) Opening(ctx context.Context, rec update.Attempt) error {
+	r := recordOf(rec, stateOpening)
+	if last, ok := t.ledger.last(r.key); ok && last.left() && r.unknowns <= last.unknowns {
+		// Nobody must forget that POST for having looked at the update.
+		r.state = stateReopening
+		r.timeoutMs = max(r.timeoutMs, last.timeoutMs)
+	}
+	return t.write(ctx, r)
+}
+
+// Sending writes down that an update is about to be sent, and returns when that is acknowledged. Call it before every
+// POST, with everything else in hand, and ask Held after it.
+//
+// The error is a *fault.Error as from TakeOver: the POST must not be made.
+func (t *Tenure) Sending(ctx context.Context, rec update.Attempt) error {
+	return t.write(ctx, recordOf(rec, stateSending))
+}
+
+func (t *Tenure) write(ctx context.Context, r record) error {
+	if !t.lease.Held() {
+		return t.fault(ctx, r.seq, ErrLeaseLost)
+	}
+	t.mu.Lock()
+	if o := t.open[r.key]; o != nil {
+		o.taken = true
+	}
+	t.mu.Unlock()
+	if err := t.ledger.store(ctx, r, t.lease.Lost()); err != nil {
+		return t.fault(ctx, r.seq, err)
+	}
+	if r.state == stateSending { // Our own record has taken the other's place.
+		t.mu.Lock()
+		t.dropOpenLocked(r.key)
+		t.mu.Unlock()
+	}
+	if !t.lease.Held() {
+		return t.fault(ctx, r.seq, ErrLeaseLost)
+	}
+	return nil
+}
+
+func (t *Tenure) fault(ctx context.Context, seq uint64, err error) error {
+	doing := fmt.Sprintf("recording update %d before it is sent", seq)
+	if errors.Is(err, ErrLeaseLost) || errors.Is(err, errLedgerClosed) || errors.Is(err, errTenureOver) {
+		return &fault.Error{Kind: fault.Interrupted, Err: fmt.Errorf("%s: %w", doing, err)}
+	}
+	return storageFault(ctx, doing, err)
+}
+
+// Answered writes down that the last POST had a definite answer that does not settle the update. Nobody waits for it:
+// it goes out with the next records, and is repeated until it is stored or superseded, also after the lease is lost.
+func (t *Tenure) Answered(rec update.Attempt) {
+	_ = t.ledger.enqueue(&ticket{rec: recordOf(rec, stateIdle)}) // Closed: nobody is interested any more.
+}
+
+// Settled says that an update's result is acknowledged: none of its records is needed any more.
+func (t *Tenure) Settled(seq uint64, storedAt time.Time) {
+	k := keyOf(seq, storedAt)
+	t.mu.Lock()
+	t.dropOpenLocked(k)
+	delete(t.carried, k)
+	t.mu.Unlock()
+	t.ledger.settled(k)
+}
+
+// Forget drops everything that was known from before. Call it when no update at or below the bound is left in the
+// stream: Past says nothing then, until the next Rebound.
+func (t *Tenure) Forget() {
+	t.reading.Lock()
+	t.scanned = scanned{}
+	t.reading.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.settled = settledSet{}
+	for k := range t.open {
+		t.dropOpenLocked(k)
+	}
+	for k, r := range t.carried {
+		t.ledger.drop(r)
+		delete(t.carried, k)
+	}
+}
+
+// Close ends the following and waits until all records are stored or ctx ends. The lease stays as it is.
+func (t *Tenure) Close(ctx context.Context) error {
+	t.stop()
+	err := t.ledger.close(ctx)
+	t.work.Wait()
+	return err
+}
