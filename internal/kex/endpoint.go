@@ -70,8 +70,6 @@ func newEndpoint(cfg Config, tokenURL *url.URL, rt http.RoundTripper) *endpoint 
 	e := &endpoint{
 		client: &http.Client{
 			Transport: &tokenTransport{next: rt, tracePrefix: cfg.TracePrefix, userAgent: cfg.UserAgent},
-			// The secret goes to the configured address and nowhere else.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		timeout: cfg.RequestTimeout,
 		tooLate: timeoutError(cfg.RequestTimeout),
@@ -202,7 +200,7 @@ func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if resp.StatusCode/100 == 3 {
-		resp.Header.Del("Location") // http.Client parses it, and would hide the status behind a bad one.
+		resp.Header.Del("Location") // So http.Client cannot follow it: the secret goes to the configured address alone.
 	}
 	resp.Body = limitedBody{Reader: io.LimitReader(resp.Body, maxAnswer), Closer: resp.Body}
 	return resp, nil

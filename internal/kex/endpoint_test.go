@@ -131,6 +131,7 @@ func TestTokenAnswers(t *testing.T) {
 		"token with line break": {status: 200, body: `{"access_token":"a\r\nEvil: 1"}`, want: notSent, says: []string{"header"}},
 		"huge token":            {status: 200, body: `{"access_token":"` + strings.Repeat("a", 10_000) + `"}`, want: notSent, says: []string{"longer"}},
 		"huge answer":           {status: 200, body: `{"access_token":"` + strings.Repeat("a", 1<<20) + `"}`, want: notSent},
+		"too much around it":    {status: 200, body: `{"pad":"` + strings.Repeat("a", maxAnswer) + `","access_token":"t"}`, want: notSent},
 		"not JSON":              {status: 200, body: `<html>login</html>`, want: notSent},
 		"error with status 200": {status: 200, body: `{"error":"invalid_client"}`, want: reject, says: []string{"invalid_client"}},
 		"invalid_client": {

@@ -28,7 +28,12 @@ func TestRejectedClient(t *testing.T) {
 	t.Run("same secret", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			srv := &tokenServer{answer: func(int, *http.Request) *http.Response { return answer(401, `{"error":"invalid_client"}`) }}
-			err := hammer(t, newTokens(t, srv), 10*time.Minute)
+			reads := 0
+			s := newTokens(t, srv, func(c *Config) { c.ClientSecret = func() (string, error) { reads++; return canarySecret, nil } })
+			err := hammer(t, s, 10*time.Minute)
+			if reads > 10*60+1 {
+				t.Errorf("the secret was read %d times in 10 minutes", reads)
+			}
 			if got := outcomeOf(err); got != rejected {
 				t.Errorf("got %+v, want %+v", got, rejected)
 			}
@@ -62,6 +67,24 @@ func TestRejectedClient(t *testing.T) {
 			}
 			if st := s.state(); !st.Usable || st.Failure != "" || st.FetchedAt.IsZero() {
 				t.Errorf("state is %+v", st)
+			}
+		})
+	})
+	t.Run("secret vanishes for a moment", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			srv := &tokenServer{answer: func(int, *http.Request) *http.Response { return answer(401, ``) }}
+			s := newTokens(t, srv, func(c *Config) {
+				c.ClientSecret = func() (string, error) {
+					if age := time.Since(start); age > time.Second && age < 3*time.Second {
+						return "", errors.New("gone")
+					}
+					return canarySecret, nil
+				}
+			})
+			_ = hammer(t, s, 30*time.Second)
+			if gap := srv.calls[1].Sub(srv.calls[0]); gap < 12*time.Second {
+				t.Errorf("only %s between two tries of a rejected secret", gap)
 			}
 		})
 	})
@@ -114,9 +137,10 @@ func TestRejectedClient(t *testing.T) {
 func TestSecretThatCannotBeRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var secret string
+		reads := 0
 		problem := errors.New("open /run/secrets/kex: no such file or directory")
 		srv := &tokenServer{answer: func(n int, _ *http.Request) *http.Response { return granted(n, time.Hour) }}
-		s := newTokens(t, srv, func(c *Config) { c.ClientSecret = func() (string, error) { return secret, problem } })
+		s := newTokens(t, srv, func(c *Config) { c.ClientSecret = func() (string, error) { reads++; return secret, problem } })
 		for _, says := range []string{"no such file", "it is empty"} {
 			for range 30 {
 				err := s.authorize(t.Context())
@@ -129,6 +153,9 @@ func TestSecretThatCannotBeRead(t *testing.T) {
 				t.Errorf("error is %q, want it to say %q", err, says)
 			}
 			problem = nil
+		}
+		if reads > 7 {
+			t.Errorf("the secret was read %d times in 6 seconds", reads)
 		}
 		secret = canarySecret
 		<-time.After(time.Second)

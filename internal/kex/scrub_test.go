@@ -172,8 +172,20 @@ func TestShortValues(t *testing.T) {
 		},
 		"escaped in the request": {`["M\u00fcller \ud83c\udf88"]`, `Müller, 🎈 and more`, `[redacted] and more`},
 		"beside an ellipsis":     {`["something else"]`, `value 'Ma...' too long, …ann`, `value '[redacted]' too long, [redacted]`},
-		"not JSON at all":        {`Quittenbaum`, `got Quittenbaum`, `got [redacted]`},
-		"broken JSON":            {`["Quittenbaum`, `got Quittenbaum`, `got [redacted]`},
+		"accent decomposed":      {`["nichts für sie"]`, "fu\u0308r all", `[redacted] all`},
+		"accent composed":        {"[\"nichts fu\u0308r sie\"]", `für all`, `[redacted] all`},
+		"accent transliterated":  {`["Müller"]`, "for MUELLER only", `for [redacted] only`},
+		"escaped \\u":            {`["Müller"]`, `for M\u00fcller only`, `for [redacted] only`},
+		"escaped %":              {`["Müller"]`, `for M%C3%BCller only`, `for [redacted] only`},
+		"escaped % in Latin-1":   {`["Müller"]`, `for M%FCller only`, `for [redacted] only`},
+		"escaped &":              {`["Müller"]`, `for M&uuml;ller only`, `for [redacted] only`},
+		"UTF-8 as Latin-1":       {`["Müller"]`, `for MÃ¼ller only`, `for [redacted] only`},
+		"whole words go":         {`["Quittenbaum"]`, `a Quittenbaumschule here`, `a [redacted] here`},
+		"two letters in what looks like base64": {
+			`{"filename":"ab x.pdf"}`, `id AGFiAAEC`, `id AGFiAAEC`,
+		},
+		"not JSON at all": {`Quittenbaum`, `got Quittenbaum`, `got [redacted]`},
+		"broken JSON":     {`["Quittenbaum`, `got Quittenbaum`, `got [redacted]`},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -253,7 +265,7 @@ func TestDetailIsBounded(t *testing.T) {
 	for name, said := range map[string]string{
 		"long":       strings.Repeat("a b ", 100_000),
 		"umlauts":    strings.Repeat("ü", 100_000),
-		"cut in two": strings.Repeat("x ", maxExcerpt/2-3) + "Zwiebelfisch",
+		"cut in two": "abc " + strings.Repeat("Zwiebelfisch ", 1000), // Where the excerpt ends, "Zwi" is left.
 		"minified":   `{` + strings.Repeat(`"error":"nope",`, 10_000),
 		"compressed": "\x1f\x8b" + strings.Repeat("\x00\xff", 1000),
 		"one word":   strings.Repeat("a", 100_000),
@@ -267,9 +279,9 @@ func TestDetailIsBounded(t *testing.T) {
 				_, _ = io.WriteString(w, said)
 			})
 			c := newTestClient(t, srv.URL)
-			_, err := c.Send(t.Context(), commentsRequest("Zwiebelfisch Zweifel"))
+			_, err := c.Send(t.Context(), commentsRequest("Zweifel Zwiebelfisch"))
 			f := faultOf(t, err)
-			if f.Detail == "" || !utf8.ValidString(f.Detail) || strings.Contains(f.Detail, "Zwie") {
+			if f.Detail == "" || !utf8.ValidString(f.Detail) || strings.Contains(f.Detail, "Zwi") {
 				t.Errorf("detail is %q", f.Detail)
 			}
 			if name == "compressed" && f.Detail != "the API refused the data as malformed or incomplete" {

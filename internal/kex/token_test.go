@@ -193,6 +193,27 @@ func TestFailedRefreshDoesNotHurt(t *testing.T) {
 	})
 }
 
+// TestFailedRefreshAtTheLastMoment: a request that can still begin with the old token is let through.
+func TestFailedRefreshAtTheLastMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &tokenServer{answer: func(n int, _ *http.Request) *http.Response {
+			if n > 1 {
+				return answer(500, ``)
+			}
+			return granted(n, time.Hour)
+		}}
+		s := newTokens(t, srv)
+		for i, before := range []time.Duration{time.Hour, 8 * time.Second, 7900 * time.Millisecond} {
+			if i > 0 {
+				<-time.After(time.Until(s.state().Expiry) - before)
+			}
+			if err := s.authorize(t.Context()); err != nil || srv.count() != min(i+1, 2) {
+				t.Errorf("%s before expiry: %v after %d calls", before, err, srv.count())
+			}
+		}
+	})
+}
+
 // TestTokenTimes: with jitter, but always refresh before ready before usable before expiry.
 func TestTokenTimes(t *testing.T) {
 	now := time.Now()

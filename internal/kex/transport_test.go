@@ -204,18 +204,47 @@ func TestStaleConnection(t *testing.T) {
 			t.Errorf("%d requests arrived over %d connections, want 2 over 2", requests.Load(), dials.Load())
 		}
 	})
+	t.Run("nothing could be written, TLS", func(t *testing.T) {
+		var requests atomic.Int32
+		srv := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { requests.Add(1) }))
+		t.Cleanup(srv.Close)
+		c := newTestClient(t, srv.URL)
+		trusting(t, c, srv)
+		dial := pool(t, c).DialContext
+		var first *brokenConn
+		pool(t, c).DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			b := &brokenConn{Conn: conn, smallPass: true} // The alert that says goodbye still gets out.
+			if first == nil {
+				first = b
+			}
+			return &countedConn{Conn: b}, err
+		}
+		if _, err := c.Send(t.Context(), commentsRequest("1")); err != nil {
+			t.Fatal(err)
+		}
+		first.broken.Store(true)
+		if _, err := c.Send(t.Context(), commentsRequest("2")); err != nil || requests.Load() != 2 {
+			t.Errorf("second request: %v; %d arrived", err, requests.Load())
+		}
+		if !first.said.Load() {
+			t.Error("nothing was written when the connection was closed: this test tests nothing")
+		}
+	})
 	t.Run("nothing could be written anywhere", func(t *testing.T) {
 		c := newTestClient(t, serveRaw(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }))
 		dial := pool(t, c).DialContext
+		dials := 0
 		pool(t, c).DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dials++
 			conn, err := dial(ctx, network, addr)
 			b := &brokenConn{Conn: conn}
 			b.broken.Store(true)
 			return &countedConn{Conn: b}, err
 		}
 		_, err := c.Send(t.Context(), commentsRequest("1"))
-		if got := outcomeOf(err); got != notSent || !errors.Is(err, syscall.EPIPE) {
-			t.Errorf("got %+v (%v), want %+v", got, err, notSent)
+		if got := outcomeOf(err); got != notSent || !errors.Is(err, syscall.EPIPE) || dials != 1 {
+			t.Errorf("got %+v (%v) over %d connections, want %+v over 1", got, err, dials, notSent)
 		}
 	})
 	t.Run("written and then lost", func(t *testing.T) {
@@ -266,11 +295,16 @@ func TestStaleConnection(t *testing.T) {
 type brokenConn struct {
 	net.Conn
 
-	broken atomic.Bool
+	broken, said atomic.Bool
+	smallPass    bool
 }
 
 func (b *brokenConn) Write(p []byte) (int, error) {
 	if b.broken.Load() {
+		if b.smallPass && len(p) < minRequestWrite {
+			b.said.Store(true)
+			return b.Conn.Write(p)
+		}
 		return 0, &net.OpError{Op: "write", Err: syscall.EPIPE}
 	}
 	return b.Conn.Write(p)
@@ -308,7 +342,7 @@ func TestHugeHeader(t *testing.T) {
 		}
 	}))
 	_, err := c.Send(t.Context(), commentsRequest("x"))
-	if got := outcomeOf(err); got != maybe {
+	if got := outcomeOf(err); got != maybe || !strings.Contains(err.Error(), "exceeded") {
 		t.Errorf("got %+v (%v), want %+v", got, err, maybe)
 	}
 }
