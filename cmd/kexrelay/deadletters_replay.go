@@ -159,9 +159,15 @@ func (c *deadLettersReplayCommand) replay(ctx context.Context, store *deadletter
 		column{title: "WHY"},
 	)
 	var printErr error
+	open := 0
 	totals, err := store.Replay(ctx, selection, deadletter.ReplayOptions{Unsure: c.unsure, Report: func(item deadletter.Item) {
 		if printErr == nil {
 			printErr = printItem(p, t, item)
+		}
+		// One that is gone was replayed by somebody else meanwhile; only who asked for it by number wants to know.
+		gone := selection.All && errors.Is(item.Err, deadletter.ErrNotFound)
+		if (item.Result == deadletter.Failed || item.Result == deadletter.Skipped) && !gone {
+			open++
 		}
 	}})
 	fmt.Fprintf(c.env.stderr, "kexrelay: %s\n", summary(totals))
@@ -170,7 +176,7 @@ func (c *deadLettersReplayCommand) replay(ctx context.Context, store *deadletter
 		return err
 	case printErr != nil:
 		return printErr
-	case totals.Failed+totals.Skipped > 0:
+	case open > 0:
 		return exitWith(exitDeadLetter)
 	}
 	return nil
