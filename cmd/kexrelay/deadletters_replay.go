@@ -170,7 +170,9 @@ func (c *deadLettersReplayCommand) replay(ctx context.Context, store *deadletter
 			open++
 		}
 	}})
-	fmt.Fprintf(c.env.stderr, "kexrelay: %s\n", summary(totals))
+	if !p.json { // Programs count the lines.
+		fmt.Fprintf(c.env.stderr, "kexrelay: %s\n", summary(totals))
+	}
 	switch {
 	case err != nil:
 		return err

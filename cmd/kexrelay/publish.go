@@ -90,15 +90,15 @@ type item struct {
 	name string
 	// file is the file as given, empty for what comes from no file.
 	file string
-	kind update.Kind
 	// size is about how many bytes there are to read, for the progress bar.
 	size int64
 	// make gives the body and the update ID. limit is how many bytes the body may have.
 	make func(limit int64) (body []byte, id string, err error)
 }
 
-// publish publishes the items one after the other, reports each, and follows them if that is wanted.
-func (c *publishCommand) publish(cmd *cobra.Command, items []item, failed int) error {
+// publish reports what could not even be read, publishes the items one after the other, reports each, and follows them
+// if that is wanted.
+func (c *publishCommand) publish(cmd *cobra.Command, kind update.Kind, items []item, failures []failure) error {
 	p, err := c.output.open(c.env)
 	if err != nil {
 		return err
@@ -107,18 +107,25 @@ func (c *publishCommand) publish(cmd *cobra.Command, items []item, failed int) e
 	if err != nil {
 		return usageError(err)
 	}
+	run := &publishing{
+		command: c, env: c.env, kind: kind, vorgang: c.vorgang, tracePrefix: relay.TracePrefix,
+		report: newPublishReport(p, items),
+	}
+	for _, f := range failures {
+		if err := run.fail(item{name: f.name, file: f.name}, f.err); err != nil {
+			return err
+		}
+	}
+	if len(items) == 0 {
+		return exitWith(exitFailed)
+	}
 	ctx := cmd.Context()
 	conn, err := connect(ctx, c.env, cmd)
 	if err != nil {
 		return err
 	}
 	defer disconnect(ctx, conn)
-	run := &publishing{
-		command: c, env: c.env, vorgang: c.vorgang, tracePrefix: relay.TracePrefix,
-		publisher: queue.NewPublisher(conn), results: journal.NewResults(conn.JetStream()),
-		failed: failed,
-	}
-	run.report = newPublishReport(p, items)
+	run.publisher, run.results = queue.NewPublisher(conn), journal.NewResults(conn.JetStream())
 	return run.run(ctx, items)
 }
 
@@ -126,6 +133,7 @@ func (c *publishCommand) publish(cmd *cobra.Command, items []item, failed int) e
 type publishing struct {
 	command     *publishCommand
 	env         *environment
+	kind        update.Kind
 	vorgang     string
 	tracePrefix string
 	publisher   *queue.Publisher
@@ -180,7 +188,9 @@ func (r *publishing) all(ctx context.Context, items []item) ([]*published, error
 		case err != nil && (ctx.Err() != nil || hopeless(err)):
 			return sent, fmt.Errorf("publishing %s: %w", printable(one.name), err)
 		case err != nil:
-			r.fail(one, err)
+			if err := r.fail(one, err); err != nil {
+				return sent, err
+			}
 		default:
 			sent = append(sent, line)
 			if err := r.reportStored(line); err != nil {
@@ -202,10 +212,11 @@ func (r *publishing) reportStored(line *published) error {
 }
 
 // fail says what is wrong with one item.
-func (r *publishing) fail(one item, err error) {
-	r.bar.clear()
+func (r *publishing) fail(one item, err error) error {
 	r.failed++
+	r.bar.clear()
 	fmt.Fprintf(r.env.stderr, "kexrelay: %s: not published: %v\n", printable(one.name), err)
+	return r.report.failure(unpublished{File: one.file, Vorgangsnummer: r.vorgang, Kind: r.kind, Error: err.Error()})
 }
 
 // hopeless reports whether an error would hit every item alike.
@@ -229,13 +240,13 @@ func (r *publishing) one(ctx context.Context, one item) (*published, error) {
 	ctx, cancel := context.WithTimeout(ctx, publishPatience)
 	defer cancel()
 	result, err := r.publisher.Publish(ctx, queue.PublishRequest{
-		Vorgangsnummer: r.vorgang, Kind: one.kind, Body: body, MsgID: id, TraceID: trace,
+		Vorgangsnummer: r.vorgang, Kind: r.kind, Body: body, MsgID: id, TraceID: trace,
 	})
 	if err != nil {
 		return nil, err
 	}
 	line := &published{
-		Name: one.name, File: one.file, Vorgangsnummer: r.vorgang, Kind: one.kind,
+		Name: one.name, File: one.file, Vorgangsnummer: r.vorgang, Kind: r.kind,
 		UpdateID: result.MsgID, Seq: result.Seq, TraceID: trace, Duplicate: result.Duplicate,
 	}
 	if line.Duplicate {

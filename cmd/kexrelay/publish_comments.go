@@ -73,10 +73,10 @@ func (c *publishCommentsCommand) run(cmd *cobra.Command, args []string) error {
 	if err := json.Unmarshal(body, &comments); err != nil {
 		return fmt.Errorf("counting the comments: %w", err)
 	}
-	return c.publish(cmd, []item{{
-		name: count(len(comments), "comment", "comments"), kind: update.Comments, size: int64(len(body)),
+	return c.publish(cmd, update.Comments, []item{{
+		name: count(len(comments), "comment", "comments"), size: int64(len(body)),
 		make: func(int64) ([]byte, string, error) { return body, "comments-" + uuid.NewString(), nil },
-	}}, 0)
+	}}, nil)
 }
 
 // body is the API's body. Errors never repeat a comment.

@@ -78,15 +78,9 @@ func (c *publishDocumentCommand) run(cmd *cobra.Command, args []string) error {
 	}
 	found := collect(args, c.recursive)
 	for _, flag := range []string{"id", "trace-id", "filename"} {
-		if cmd.Flags().Changed(flag) && len(found.sources)+len(found.errs) > 1 {
-			return usagef("--%s is for one document, but there are %d", flag, len(found.sources)+len(found.errs))
+		if n := len(found.sources) + len(found.failures); cmd.Flags().Changed(flag) && n > 1 {
+			return usagef("--%s is for one document, but there are %d", flag, n)
 		}
-	}
-	for _, err := range found.errs {
-		fmt.Fprintln(c.env.stderr, "kexrelay:", err)
-	}
-	if len(found.sources) == 0 {
-		return exitWith(exitFailed)
 	}
 	var items []item
 	for _, s := range found.sources {
@@ -95,7 +89,7 @@ func (c *publishDocumentCommand) run(cmd *cobra.Command, args []string) error {
 		}
 		items = append(items, c.item(s))
 	}
-	return c.publish(cmd, items, len(found.errs))
+	return c.publish(cmd, update.Document, items, found.failures)
 }
 
 func (c *publishDocumentCommand) item(s source) item {
@@ -104,7 +98,7 @@ func (c *publishDocumentCommand) item(s source) item {
 		name = s.base
 	}
 	return item{
-		name: s.path, file: s.path, kind: update.Document, size: s.size,
+		name: s.path, file: s.path, size: s.size,
 		make: func(limit int64) ([]byte, string, error) {
 			content, err := c.read(s, limit)
 			if err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -19,8 +18,14 @@ type source struct {
 
 // collection is what was found under the arguments, in their order, and what could not be.
 type collection struct {
-	sources []source
-	errs    []error
+	sources  []source
+	failures []failure
+}
+
+// failure is something that was to be published and could not be.
+type failure struct {
+	name string
+	err  error
 }
 
 // collect finds the files that the arguments name. Nothing is read yet.
@@ -45,7 +50,7 @@ func collect(args []string, recursive bool) *collection {
 }
 
 func (c *collection) fail(path string, err error) {
-	c.errs = append(c.errs, fmt.Errorf("%s: not published: %w", printable(path), err))
+	c.failures = append(c.failures, failure{name: path, err: err})
 }
 
 func (c *collection) file(path string, info fs.FileInfo) {
@@ -62,7 +67,7 @@ func (c *collection) file(path string, info fs.FileInfo) {
 // directory takes a directory's files, sorted by name. Hidden ones (.DS_Store) and what is no regular file are left
 // out: nobody named them.
 func (c *collection) directory(dir string, recursive bool) {
-	before := len(c.sources) + len(c.errs)
+	before := len(c.sources) + len(c.failures)
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			c.fail(path, plainError(err))
@@ -93,7 +98,7 @@ func (c *collection) directory(dir string, recursive bool) {
 		c.fail(dir, plainError(err))
 		return
 	}
-	if len(c.sources)+len(c.errs) == before {
+	if len(c.sources)+len(c.failures) == before {
 		hint := ""
 		if !recursive {
 			hint = " (--recursive looks into subdirectories)"

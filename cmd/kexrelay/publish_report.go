@@ -35,6 +35,14 @@ type published struct {
 	DurationMs        *int64         `json:"durationMs,omitempty"`
 }
 
+// unpublished is a line of the JSON output about what could not be published.
+type unpublished struct {
+	File           string      `json:"file,omitempty"`
+	Vorgangsnummer string      `json:"vorgangsnummer"`
+	Kind           update.Kind `json:"kind"`
+	Error          string      `json:"error"`
+}
+
 // stillWaiting is the outcome of an update that has none yet.
 const stillWaiting update.Outcome = "waiting"
 
@@ -115,6 +123,14 @@ func (r *publishReport) add(line *published) error {
 		trace = "-"
 	}
 	return r.table.add(text(line.Name), text(strconv.FormatUint(line.Seq, 10)), text(line.UpdateID), text(trace), line.state())
+}
+
+// failure reports what could not be published to programs; people are told on stderr.
+func (r *publishReport) failure(line unpublished) error {
+	if !r.p.json {
+		return nil
+	}
+	return r.p.object(line)
 }
 
 // follow waits for the results of what was published and reports each update with its result. The code says how they

@@ -21,7 +21,7 @@ type selection struct {
 }
 
 func (s *selection) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&s.vorgang, "vorgang", "", "only of this `Vorgangsnummer`")
+	cmd.Flags().StringVar(&s.vorgang, "vorgang", "", "only of this `Vorgangsnummer`; '~' stands for updates that had no valid one")
 	cmd.Flags().StringSliceVar(&s.kinds, "kind", nil, "only of this `kind`: document or comments")
 	completeNothing(cmd, "vorgang")
 	completeFixed(cmd, "kind", "document", "comments", string(update.Document), string(update.Comments), string(update.Invalid))
