@@ -42,7 +42,7 @@ func (c *publishCommand) register(cmd *cobra.Command) {
 	flags.StringVar(&c.vorgang, "vorgang", "", "the `Vorgangsnummer` (required)")
 	flags.DurationVar(&c.wait, "wait", 0, fmt.Sprintf("wait for the results, at most this `duration` (%s without one; write --wait=30s)", defaultWait))
 	flags.Lookup("wait").NoOptDefVal = defaultWait.String()
-	flags.StringVar(&c.traceID, "trace-id", "", "the X-TraceId to send to the API; made up if not given")
+	flags.StringVar(&c.traceID, "trace-id", "", "the trace `ID` to send to the API (X-TraceId); made up if not given")
 	c.output.register(cmd)
 	completeNothing(cmd, "vorgang", "wait", "id", "trace-id")
 	addConnectionFlags(cmd)

@@ -68,6 +68,9 @@ func (p *published) state() cell {
 		return cell{words + p.again(), good}
 	case update.DeadLettered:
 		words := fmt.Sprintf("dead letter %d: %s", p.DeadLetterSeq, p.Reason)
+		if p.Duplicate {
+			words = "not stored again, " + words
+		}
 		if p.Detail != "" {
 			words += ": " + p.Detail
 		}
