@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -197,23 +198,47 @@ func cmdPull(ts *testscript.TestScript, _ bool, _ []string) {
 	}
 }
 
-// cmdUpdates waits until so many updates are in the stream.
-func cmdUpdates(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: updates NUMBER")
-	}
-	want, err := strconv.ParseUint(args[0], 10, 64)
-	ts.Check(err)
+// cmdFollowed waits until somebody reads the results.
+func cmdFollowed(ts *testscript.TestScript, _ bool, _ []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), scriptTimeout)
 	defer cancel()
 	js := connectScript(ts)
 	for {
-		stream, err := js.Stream(ctx, topology.StreamUpdates)
+		stream, err := js.Stream(ctx, topology.StreamResults)
 		ts.Check(err)
-		if stream.CachedInfo().State.Msgs >= want {
+		if stream.CachedInfo().State.Consumers > 0 {
 			return
 		}
 	}
+}
+
+// unansweredKey is where a script keeps the subscription that swallows what is published.
+type unansweredKey struct{}
+
+// cmdUnanswered removes the stream of updates and listens in its place, so that publishers get no answer.
+func cmdUnanswered(ts *testscript.TestScript, _ bool, _ []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), scriptTimeout)
+	defer cancel()
+	js := connectScript(ts)
+	ts.Check(js.DeleteStream(ctx, topology.StreamUpdates))
+	swallow, err := js.Conn().SubscribeSync(update.SubjectPrefix + ">")
+	ts.Check(err)
+	ts.Check(js.Conn().FlushWithContext(ctx))
+	held, ok := ts.Value(unansweredKey{}).(*atomic.Pointer[nats.Subscription])
+	if !ok {
+		ts.Fatalf("the script was not set up")
+	}
+	held.Store(swallow)
+}
+
+// cmdAsked waits until something was published that is not answered.
+func cmdAsked(ts *testscript.TestScript, _ bool, _ []string) {
+	held, ok := ts.Value(unansweredKey{}).(*atomic.Pointer[nats.Subscription])
+	if !ok || held.Load() == nil {
+		ts.Fatalf("asked comes after unanswered")
+	}
+	_, err := held.Load().NextMsg(scriptTimeout)
+	ts.Check(err)
 }
 
 func cmdPublished(ts *testscript.TestScript, neg bool, args []string) {

@@ -185,7 +185,10 @@ func (r *publishing) all(ctx context.Context, items []item) ([]*published, error
 		r.bar.begin(one)
 		line, err := r.one(ctx, one)
 		switch {
-		case err != nil && (ctx.Err() != nil || hopeless(err)):
+		case err != nil && ctx.Err() != nil:
+			// Whether it was stored is worth more words than an interrupt usually gets.
+			return sent, &exitError{code: exitInterrupted, err: fmt.Errorf("interrupted: %s: %w", printable(one.name), err)}
+		case err != nil && hopeless(err):
 			return sent, fmt.Errorf("publishing %s: %w", printable(one.name), err)
 		case err != nil:
 			if err := r.fail(one, err); err != nil {

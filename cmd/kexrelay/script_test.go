@@ -10,8 +10,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/nats-io/nats.go"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"kexrelay/internal/embedded"
@@ -37,7 +39,9 @@ func TestMain(m *testing.M) {
 //	start NAME kexrelay ARG...   starts it in the background; its output goes to NAME.out and NAME.err
 //	seen FILE LINES              waits until a file has so many lines
 //	interrupt NAME CODE          ends a started command as ^C does; it must exit with this code
-//	updates NUMBER               waits until so many updates are in the stream
+//	followed                     waits until somebody reads the results
+//	unanswered                   takes the stream of updates away and swallows what is published
+//	asked                        waits until something was swallowed
 //	published [TEXT...]          some update's body or headers in the stream must contain each text
 //	nocanary FILE...             none of the texts in the files may be in what the last command printed
 func TestScripts(t *testing.T) {
@@ -50,23 +54,26 @@ func TestScripts(t *testing.T) {
 			env.Setenv("XDG_CONFIG_HOME", filepath.Join(home, ".config")) // Where the nats CLI's contexts are.
 			env.Setenv("TZ", "UTC")
 			env.Values[startedKey{}] = started{}
+			env.Values[unansweredKey{}] = &atomic.Pointer[nats.Subscription]{}
 			return os.Mkdir(home, 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":     cmdExits,
-			"freeport":  cmdFreePort,
-			"nats":      cmdNATS,
-			"settle":    cmdSettle,
-			"relay":     cmdRelay,
-			"hold":      cmdHold,
-			"pull":      cmdPull,
-			"health":    cmdHealth,
-			"start":     cmdStart,
-			"seen":      cmdSeen,
-			"interrupt": cmdInterrupt,
-			"updates":   cmdUpdates,
-			"published": cmdPublished,
-			"nocanary":  cmdNoCanary,
+			"exits":      cmdExits,
+			"freeport":   cmdFreePort,
+			"nats":       cmdNATS,
+			"settle":     cmdSettle,
+			"relay":      cmdRelay,
+			"hold":       cmdHold,
+			"pull":       cmdPull,
+			"health":     cmdHealth,
+			"start":      cmdStart,
+			"seen":       cmdSeen,
+			"interrupt":  cmdInterrupt,
+			"followed":   cmdFollowed,
+			"unanswered": cmdUnanswered,
+			"asked":      cmdAsked,
+			"published":  cmdPublished,
+			"nocanary":   cmdNoCanary,
 		},
 	})
 }
