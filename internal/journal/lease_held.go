@@ -147,7 +147,7 @@ func (l *Lease) renewOnce(ctx context.Context) error {
 		l.extend(now)
 		return nil
 	case errors.Is(err, errChanged):
-		return l.look(ctx)
+		_, err = l.look(ctx)
 	}
 	return err
 }
@@ -156,25 +156,25 @@ func (l *Lease) record() leaseRecord {
 	return leaseRecord{Replica: l.leases.replica, Process: l.leases.process, Epoch: l.epoch, Beat: l.beat}
 }
 
-// look reads the record: it is ours, written by a beat whose answer was lost, or somebody else's.
-func (l *Lease) look(ctx context.Context) error {
+// look reads the record: it is ours, written by a call whose answer was lost, or somebody else's.
+func (l *Lease) look(ctx context.Context) (released bool, err error) {
 	var there leaseRecord
 	w, err := l.leases.store.get(ctx, leaseKey(l.partition), &there)
 	switch {
 	case errors.Is(err, errNoKey), err != nil && w.revision != 0:
 		l.theirs = true // Removed, or made unreadable: not ours in any case.
-		return nil
+		return false, nil
 	case err != nil:
-		return err
+		return false, err
 	case there.Process != l.leases.process || there.Epoch != l.epoch:
 		l.theirs = true
-		return nil
+		return false, nil
 	}
 	l.revision = w.revision
 	if sent, ok := l.sent[there.Beat]; ok && !there.Released {
 		l.extend(sent)
 	}
-	return nil
+	return there.Released, nil
 }
 
 // Release ends the right at once and then writes down that the lease is free, so that the next holder need not wait.
@@ -217,7 +217,7 @@ func (l *Lease) releaseOnce(ctx context.Context) error {
 	if !errors.Is(err, errChanged) {
 		return err
 	}
-	if err := l.look(ctx); err != nil || l.theirs {
+	if released, err := l.look(ctx); err != nil || l.theirs || released {
 		return err
 	}
 	return errChanged

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // maxCommits is how many commits may be on their way at a time: one is being answered while the next one gathers.
@@ -28,13 +26,14 @@ var (
 // its update is settled. So after a crash at any point the last acknowledged record of every update that is not
 // settled, or a later one, is there; which of several is the last, their commits' numbers tell.
 type ledger struct {
-	put    func(ctx context.Context, key string, data []byte) (uint64, error)
+	put    putFunc
 	cfg    PublisherConfig
 	writer ledgerWriter
 	proc   string
 	spawn  func(func(context.Context))
 	stop   context.CancelCauseFunc
 	work   sync.WaitGroup
+	wake   chan struct{} // Ends the pause before a repeat, because somebody waits.
 
 	mu       sync.Mutex
 	closed   bool
@@ -73,14 +72,17 @@ type commit struct {
 	moved   []record // Acknowledged records of a slot that shall become free.
 }
 
-func newLedger(ctx context.Context, kv jetstream.KeyValue, w ledgerWriter, process string, cfg PublisherConfig) *ledger {
+// putFunc writes a key of the bucket, whatever is there, and gives its sequence.
+type putFunc func(ctx context.Context, key string, data []byte) (uint64, error)
+
+func newLedger(ctx context.Context, put putFunc, w ledgerWriter, process string, cfg PublisherConfig) *ledger {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = defaultPublishTimeout
 	}
 	if cfg.Patience <= 0 {
 		cfg.Patience = defaultPatience
 	}
-	l := &ledger{put: kv.Put, cfg: cfg, writer: w, proc: process, entries: map[key]*entry{}}
+	l := &ledger{put: put, cfg: cfg, writer: w, proc: process, entries: map[key]*entry{}, wake: make(chan struct{}, 1)}
 	ctx, l.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	l.spawn = func(f func(context.Context)) { l.work.Go(func() { f(ctx) }) }
 	return l
@@ -142,6 +144,11 @@ func (l *ledger) enqueue(tickets ...*ticket) error {
 	if l.inFlight < maxCommits {
 		l.inFlight++
 		l.spawn(l.commitAll)
+		return nil
+	}
+	select {
+	case l.wake <- struct{}{}:
+	default:
 	}
 	return nil
 }
@@ -190,166 +197,6 @@ func (l *ledger) last(k key) (record, bool) {
 		return e.rec, true
 	}
 	return record{}, false
-}
-
-// commitAll writes commits until nothing is pending.
-func (l *ledger) commitAll(ctx context.Context) {
-	for c := l.gather(); c != nil; c = l.gather() {
-		_, again, err := l.write(ctx, c.slot.number, l.encode(c))
-		l.finish(c, again, err)
-		if err != nil {
-			pause(ctx, slowestRepeat) // What nobody waits for is tried again: not at once.
-		}
-	}
-}
-
-func (l *ledger) encode(c *commit) []byte {
-	batch := ledgerBatch{process: l.proc, number: c.number, records: make([]record, 0, len(c.tickets)+len(c.moved))}
-	for _, t := range c.tickets {
-		batch.records = append(batch.records, t.rec)
-	}
-	batch.records = append(batch.records, c.moved...)
-	return batch.encode()
-}
-
-// gather makes a commit of what is pending. Nil means nothing, and that the caller's work is done.
-func (l *ledger) gather() *commit {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.pending) == 0 {
-		l.inFlight--
-		if l.inFlight == 0 && l.drained != nil {
-			close(l.drained)
-			l.drained = nil
-		}
-		return nil
-	}
-	n, size := 0, 0
-	for n < len(l.pending) && n < maxCommitRecords {
-		next := l.pending[n].rec.size()
-		if n > 0 && size+next > maxCommitSize {
-			break
-		}
-		n, size = n+1, size+next
-	}
-	l.number++
-	c := &commit{number: l.number, tickets: slices.Clone(l.pending[:n])}
-	l.pending = slices.Delete(l.pending, 0, n)
-	c.moved = l.movableLocked(maxCommitRecords-n, maxCommitSize-size)
-	c.slot = l.slots.take(time.Now())
-	return c
-}
-
-// finish notes what became of a commit, and tells those who wait.
-func (l *ledger) finish(c *commit, again bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, t := range c.tickets {
-		if err == nil {
-			l.placeLocked(c, t.rec)
-		}
-		l.closeTicketLocked(t)
-		switch {
-		case t.done != nil:
-			t.done <- err
-		case err != nil:
-			l.repeatLocked(t)
-		}
-	}
-	if err == nil {
-		for _, r := range c.moved {
-			l.placeLocked(c, r)
-		}
-	}
-	l.slots.done(c.slot, again, time.Now())
-}
-
-// placeLocked notes that a record lies in a commit's slot, unless a later commit's was acknowledged before.
-func (l *ledger) placeLocked(c *commit, r record) {
-	e := l.entries[r.key]
-	if e == nil || e.settled || e.slot != nil && e.commit > c.number {
-		return
-	}
-	l.leaveSlotLocked(e)
-	e.rec, e.commit, e.slot = r, c.number, c.slot
-	e.slot.enter(r.key)
-}
-
-func (l *ledger) leaveSlotLocked(e *entry) {
-	if e.slot != nil {
-		l.slots.leave(e.slot, e.rec.key)
-		e.slot = nil
-	}
-}
-
-func (l *ledger) closeTicketLocked(t *ticket) {
-	e := l.entries[t.rec.key]
-	e.open--
-	if e.open == 0 && e.slot == nil {
-		delete(l.entries, t.rec.key)
-	}
-}
-
-// repeatLocked puts a record back that was not stored, unless a later one of the update is on its way, or none is
-// needed any more.
-func (l *ledger) repeatLocked(t *ticket) {
-	e := l.entries[t.rec.key]
-	if e == nil {
-		e = &entry{latest: t.order}
-		l.entries[t.rec.key] = e
-	}
-	if l.closed || e.settled || e.latest > t.order {
-		return
-	}
-	e.open++
-	l.pending = append(l.pending, t)
-}
-
-// movableLocked gives the records of the emptiest slot if too many slots are in use, so that a few records that live
-// long do not keep whole messages alive. A record with a later one on its way stays: moved, it would look later.
-func (l *ledger) movableLocked(count, size int) []record {
-	s := l.slots.emptiest(len(l.entries))
-	if s == nil || len(s.keys) > count {
-		return nil
-	}
-	moved := make([]record, 0, len(s.keys))
-	for k := range s.keys {
-		e := l.entries[k]
-		size -= e.rec.size()
-		if e.open > 0 || size < 0 {
-			return nil
-		}
-		moved = append(moved, e.rec)
-	}
-	return moved
-}
-
-// write publishes a message into a slot and repeats it while it may go through by itself. again says that a copy may
-// still be on its way.
-func (l *ledger) write(ctx context.Context, slot int, data []byte) (seq uint64, again bool, err error) {
-	key := l.writer.key(slot)
-	until := time.Now().Add(l.cfg.Patience)
-	for wait := firstRepeat; ; wait = min(2*wait, slowestRepeat) {
-		seq, err = l.attempt(ctx, key, data)
-		if err == nil {
-			return seq, again, nil
-		}
-		if ctx.Err() != nil {
-			return 0, true, context.Cause(ctx)
-		}
-		refusal := refusalOf(err)
-		again = again || refusal == RefusedForNow
-		if refusal != RefusedForNow || closedForGood(err) || time.Until(until) < wait {
-			return 0, again, &PublishError{Subject: key, Refusal: refusal, Err: err}
-		}
-		pause(ctx, wait)
-	}
-}
-
-func (l *ledger) attempt(ctx context.Context, key string, data []byte) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
-	defer cancel()
-	return l.put(ctx, key, data)
 }
 
 // close takes nothing more, waits until everything is stored or ctx ends, and gives up what is still on its way then.

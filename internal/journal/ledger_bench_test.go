@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,11 +12,11 @@ import (
 // BenchmarkLedger is what the ledger costs 64 updates that are sent at the same time, server in the same process.
 func BenchmarkLedger(b *testing.B) {
 	js := setUp(b, topology.Options{})
-	lease, err := NewLeases(js, "a", slog.New(slog.DiscardHandler)).Campaign(b.Context(), 0)
+	lease, err := NewLeases(js, "a", discard()).Campaign(b.Context(), 0)
 	if err != nil {
 		b.Fatal(err)
 	}
-	t, err := TakeOver(b.Context(), js, lease, TenureConfig{Logger: slog.New(slog.DiscardHandler)})
+	t, err := TakeOver(b.Context(), js, lease, TenureConfig{Logger: discard()})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -57,7 +56,7 @@ func BenchmarkLedger(b *testing.B) {
 // BenchmarkHeld is what is asked before every POST.
 func BenchmarkHeld(b *testing.B) {
 	js := setUp(b, topology.Options{})
-	lease, err := NewLeases(js, "a", slog.New(slog.DiscardHandler)).Campaign(b.Context(), 0)
+	lease, err := NewLeases(js, "a", discard()).Campaign(b.Context(), 0)
 	if err != nil {
 		b.Fatal(err)
 	}

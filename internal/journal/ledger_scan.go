@@ -90,10 +90,14 @@ type leftovers struct {
 	writers map[ledgerWriter]struct{}
 }
 
+func newLeftovers() leftovers {
+	return leftovers{records: map[key]found{}, writers: map[ledgerWriter]struct{}{}}
+}
+
 // readLedger reads what every writer but one's own left in the ledger, up to and including one's own fence. It may
 // read from a replica that lags: the fence comes last there too, so once it is seen everything is.
 func readLedger(ctx context.Context, js jetstream.JetStream, own ledgerWriter, process string, fence uint64, logger *slog.Logger) (leftovers, error) {
-	left := leftovers{records: map[key]found{}, writers: map[ledgerWriter]struct{}{}}
+	left := newLeftovers()
 	from := uint64(0)
 	for until := time.Now().Add(lagPatience); ; {
 		scan := Scan{Stream: ledgerStream, Filters: []string{ledgerSubject(own.partition, ">")}, FromSeq: from, ToSeq: fence}
@@ -137,14 +141,19 @@ func (l *leftovers) add(msg jetstream.Msg, own ledgerWriter, process string, log
 		}
 		return nil
 	}
+	l.take(writer, batch, batch.process == process)
+	return nil
+}
+
+// take keeps the later one of two records of the same update.
+func (l *leftovers) take(writer ledgerWriter, batch ledgerBatch, own bool) {
 	l.writers[writer] = struct{}{}
 	for _, r := range batch.records {
-		f := found{record: r, writer: writer, number: batch.number, own: batch.process == process}
+		f := found{record: r, writer: writer, number: batch.number, own: own}
 		if there, ok := l.records[r.key]; !ok || f.after(there) {
 			l.records[r.key] = f
 		}
 	}
-	return nil
 }
 
 // purgeWriters removes what former writers wrote up to and including a sequence; what they may still write stays,

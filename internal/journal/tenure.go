@@ -1,8 +1,8 @@
 package journal
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -10,7 +10,6 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"kexrelay/internal/fault"
 	"kexrelay/internal/topology"
 	"kexrelay/internal/update"
 )
@@ -25,6 +24,8 @@ type TenureConfig struct {
 	PublishTimeout time.Duration
 	// Patience is how long a write that may go through by itself is repeated; 0 means 5 s.
 	Patience time.Duration
+
+	catchUp time.Duration // How long a stream that seems to lag is waited for; 0 means lagPatience.
 }
 
 // Tenure is one holder's time on one partition: what it found when it took over, and what it writes down so that the
@@ -33,6 +34,7 @@ type Tenure struct {
 	js     jetstream.JetStream
 	lease  *Lease
 	logger *slog.Logger
+	lag    time.Duration
 	ledger *ledger
 	stop   context.CancelFunc // Ends the following.
 	work   sync.WaitGroup
@@ -85,8 +87,8 @@ func TakeOver(ctx context.Context, js jetstream.JetStream, lease *Lease, cfg Ten
 	}
 	writer := ledgerWriter{partition: lease.Partition(), epoch: lease.Epoch(), id: randomID()}
 	t := &Tenure{
-		js: js, lease: lease, logger: cfg.Logger,
-		ledger: newLedger(outer, kv, writer, lease.leases.process, PublisherConfig{Timeout: cfg.PublishTimeout, Patience: cfg.Patience}),
+		js: js, lease: lease, logger: cfg.Logger, lag: cmp.Or(cfg.catchUp, lagPatience),
+		ledger: newLedger(outer, kv.Put, writer, lease.leases.process, PublisherConfig{Timeout: cfg.PublishTimeout, Patience: cfg.Patience}),
 		stop:   func() {}, carried: map[key]record{}, open: map[key]*leftOpen{},
 	}
 	if err := t.takeOver(ctx, outer); err != nil {
@@ -199,7 +201,7 @@ func (t *Tenure) updatesState(ctx context.Context) (updatesState, error) {
 // may not be the leader any more and not know it yet. Records of an earlier stream of that name are no reason, and a
 // stream that was restored from a backup is believed after a while.
 func (t *Tenure) catchUp(ctx context.Context, state updatesState, left leftovers) (updatesState, error) {
-	for until := time.Now().Add(lagPatience); left.beyond(state) && time.Now().Before(until) && ctx.Err() == nil; {
+	for until := time.Now().Add(t.lag); left.beyond(state) && time.Now().Before(until) && ctx.Err() == nil; {
 		pause(ctx, lagPause)
 		now, err := t.updatesState(ctx)
 		if err != nil {
@@ -343,76 +345,6 @@ func (t *Tenure) Past(seq uint64, storedAt time.Time) update.Past {
 		past.Until = time.Now().Add(r.timeout() + answerGrace)
 	}
 	return past
-}
-
-// Opening writes down that an update is about to be decoded, and returns when that is acknowledged. It is for updates
-// at or below the bound, so that one that kills its decoder is counted. If [update.Past] says Left, wait for that
-// first, and count an outcome that stays unknown in rec.
-//
-// The error is a *fault.Error as from TakeOver: the update must not be decoded.
-func (t *Tenure) Opening(ctx context.Context, rec update.Attempt) error {
-	r := recordOf(rec, stateOpening)
-	if last, ok := t.ledger.last(r.key); ok && last.left() && r.unknowns <= last.unknowns {
-		// Nobody must forget that POST for having looked at the update.
-		r.state = stateReopening
-		r.timeoutMs = max(r.timeoutMs, last.timeoutMs)
-	}
-	return t.write(ctx, r)
-}
-
-// Sending writes down that an update is about to be sent, and returns when that is acknowledged. Call it before every
-// POST, with everything else in hand, and ask Held after it.
-//
-// The error is a *fault.Error as from TakeOver: the POST must not be made.
-func (t *Tenure) Sending(ctx context.Context, rec update.Attempt) error {
-	return t.write(ctx, recordOf(rec, stateSending))
-}
-
-func (t *Tenure) write(ctx context.Context, r record) error {
-	if !t.lease.Held() {
-		return t.fault(ctx, r.seq, ErrLeaseLost)
-	}
-	t.mu.Lock()
-	if o := t.open[r.key]; o != nil {
-		o.taken = true
-	}
-	t.mu.Unlock()
-	if err := t.ledger.store(ctx, r, t.lease.Lost()); err != nil {
-		return t.fault(ctx, r.seq, err)
-	}
-	if r.state == stateSending { // Our own record has taken the other's place.
-		t.mu.Lock()
-		t.dropOpenLocked(r.key)
-		t.mu.Unlock()
-	}
-	if !t.lease.Held() {
-		return t.fault(ctx, r.seq, ErrLeaseLost)
-	}
-	return nil
-}
-
-func (t *Tenure) fault(ctx context.Context, seq uint64, err error) error {
-	doing := fmt.Sprintf("recording update %d before it is sent", seq)
-	if errors.Is(err, ErrLeaseLost) || errors.Is(err, errLedgerClosed) || errors.Is(err, errTenureOver) {
-		return &fault.Error{Kind: fault.Interrupted, Err: fmt.Errorf("%s: %w", doing, err)}
-	}
-	return storageFault(ctx, doing, err)
-}
-
-// Answered writes down that the last POST had a definite answer that does not settle the update. Nobody waits for it:
-// it goes out with the next records, and is repeated until it is stored or superseded, also after the lease is lost.
-func (t *Tenure) Answered(rec update.Attempt) {
-	_ = t.ledger.enqueue(&ticket{rec: recordOf(rec, stateIdle)}) // Closed: nobody is interested any more.
-}
-
-// Settled says that an update's result is acknowledged: none of its records is needed any more.
-func (t *Tenure) Settled(seq uint64, storedAt time.Time) {
-	k := keyOf(seq, storedAt)
-	t.mu.Lock()
-	t.dropOpenLocked(k)
-	delete(t.carried, k)
-	t.mu.Unlock()
-	t.ledger.settled(k)
 }
 
 // Forget drops everything that was known from before. Call it when no update at or below the bound is left in the

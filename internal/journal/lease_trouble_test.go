@@ -1,0 +1,325 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kexrelay/internal/topology"
+)
+
+func TestALostAnswerDoesNotLoseTheLease(t *testing.T) {
+	url := leaseServer(t)
+	a, store := fastLeases(t, url, "a")
+	b, _ := fastLeases(t, url, "b")
+	lease := a.mustCampaign(t)
+	var lost atomic.Int64
+	store.end(func(ctx context.Context, do func(context.Context) (uint64, error)) (uint64, error) {
+		if lost.Add(1)%2 == 1 {
+			return noAnswer(ctx, do)
+		}
+		return do(ctx) // Refused: the one before was stored.
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if other, err := b.Campaign(ctx, 0); err == nil {
+		t.Errorf("epoch %d was taken from its holder", other.Epoch())
+	}
+	if !lease.Held() {
+		t.Error("lost by lost answers")
+	}
+	if n := lost.Load(); n < 10 {
+		t.Errorf("%d renewals only: nothing was tested", n)
+	}
+	mustRelease(t, lease)
+}
+
+// An answer that was read from the record counts from when that renewal was sent, not from the reading.
+func TestARenewalFoundLaterCountsFromItsSending(t *testing.T) {
+	url := leaseServer(t)
+	a, store := fastLeases(t, url, "a")
+	a.timing.renew = time.Hour // By hand.
+	lease := a.mustCampaign(t)
+	lease.die()
+	lease = &Lease{
+		leases: a, epoch: lease.epoch, lost: make(chan struct{}), done: lease.done, stop: func() {},
+		revision: lease.revision, beat: lease.beat, sent: map[uint64]time.Duration{},
+	}
+	var now time.Duration
+	a.clock = func() time.Duration { return now }
+	lease.until.Store(int64(a.timing.valid))
+
+	now = 100 * time.Millisecond
+	store.end(noAnswer)
+	if err := lease.renewOnce(t.Context()); !errors.Is(err, errNoAnswer) {
+		t.Fatalf("got %v, want no answer", err)
+	}
+	if until := lease.until.Load(); until != int64(a.timing.valid) {
+		t.Errorf("held until %s by a renewal nobody has acknowledged", time.Duration(until))
+	}
+	now = 300 * time.Millisecond
+	store.end(nil)
+	if err := lease.renewOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if until, want := time.Duration(lease.until.Load()), 100*time.Millisecond+a.timing.valid; until != want {
+		t.Errorf("held until %s, want %s", until, want)
+	}
+	now = 350 * time.Millisecond
+	if err := lease.renewOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if until, want := time.Duration(lease.until.Load()), 350*time.Millisecond+a.timing.valid; until != want {
+		t.Errorf("held until %s, want %s", until, want)
+	}
+	now = lease.remaining() + now // An acknowledgement that comes after the end changes nothing.
+	lease.extend(now)
+	if lease.Held() {
+		t.Error("held again after it had ended")
+	}
+}
+
+func TestATakingWhoseAnswerWasLostIsFoundAtTheNextLook(t *testing.T) {
+	url := leaseServer(t)
+	a, store := fastLeases(t, url, "a")
+	a.timing.stale = time.Hour
+	var lost atomic.Int64
+	store.end(func(ctx context.Context, do func(context.Context) (uint64, error)) (uint64, error) {
+		if lost.Add(1) <= 2 {
+			return noAnswer(ctx, do)
+		}
+		return do(ctx)
+	})
+	lease := a.mustCampaign(t)
+	if lease.Epoch() != 3 || !lease.Held() {
+		t.Errorf("epoch %d, held %v, want 3 and true", lease.Epoch(), lease.Held())
+	}
+}
+
+func TestALeaseLostByExpiryIsTakenBackAtOnce(t *testing.T) {
+	url := leaseServer(t)
+	a, store := fastLeases(t, url, "a")
+	a.timing.stale = time.Hour
+	first := a.mustCampaign(t)
+	store.end(blocked)
+	wantLost(t, first, 5*time.Second)
+	store.end(nil)
+	second := a.mustCampaign(t)
+	if second.Epoch() != first.Epoch()+1 || first.Held() || !second.Held() {
+		t.Errorf("epochs %d and %d, held %v and %v", first.Epoch(), second.Epoch(), first.Held(), second.Held())
+	}
+	mustRelease(t, first) // The old one's is not the new one's.
+	if !second.Held() {
+		t.Error("the release of a lost lease ended its successor")
+	}
+}
+
+func TestALeaseThatIsHeldIsNotTakenTwiceByOneProcess(t *testing.T) {
+	a, _ := fastLeases(t, leaseServer(t), "a")
+	a.mustCampaign(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if second, err := a.Campaign(ctx, 0); err == nil {
+		t.Errorf("taken again as epoch %d", second.Epoch())
+	}
+}
+
+func TestAReleaseIsRepeatedUntilItIsStored(t *testing.T) {
+	url := leaseServer(t)
+	a, store := fastLeases(t, url, "a")
+	b, _ := fastLeases(t, url, "b")
+	b.timing.stale = time.Hour
+	for name, how := range map[string]func(n int64) bool{ // Which of the tries arrive.
+		"answer lost":  func(int64) bool { return true },
+		"request lost": func(int64) bool { return false },
+		"all mixed up": func(n int64) bool { return n%2 == 0 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			lease := a.mustCampaign(t)
+			var tries atomic.Int64
+			store.end(func(ctx context.Context, do func(context.Context) (uint64, error)) (uint64, error) {
+				n := tries.Add(1)
+				switch {
+				case n > 4:
+					return do(ctx)
+				case how(n):
+					return noAnswer(ctx, do)
+				}
+				return 0, errNoAnswer
+			})
+			mustRelease(t, lease)
+			store.end(nil)
+			mustRelease(t, b.mustCampaign(t))
+		})
+	}
+}
+
+func TestAReleaseThatDoesNotArriveSaysSo(t *testing.T) {
+	a, store := fastLeases(t, leaseServer(t), "a")
+	lease := a.mustCampaign(t)
+	store.end(blocked)
+	begin := time.Now()
+	if err := lease.Release(within(t, 300*time.Millisecond)); err == nil {
+		t.Error("no error")
+	}
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	wantLost(t, lease, time.Second)
+}
+
+func TestALeaseWhoseRecordWasRemovedIsLost(t *testing.T) {
+	url := leaseServer(t)
+	js := connect(t, url)
+	kv, err := js.KeyValue(t.Context(), topology.BucketControl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func() error{
+		"deleted":     func() error { return kv.Delete(t.Context(), leaseKey(0)) },
+		"overwritten": func() error { _, err := kv.Put(t.Context(), leaseKey(0), []byte("mine")); return err },
+		"taken": func() error {
+			_, err := kv.Put(t.Context(), leaseKey(0), []byte(`{"process":"x","epoch":99}`))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, _ := fastLeases(t, url, "a")
+			lease := a.mustCampaign(t)
+			if err := change(); err != nil {
+				t.Fatal(err)
+			}
+			wantLost(t, lease, 5*time.Second)
+			b, _ := fastLeases(t, url, "b")
+			mustRelease(t, b.mustCampaign(t))
+		})
+	}
+}
+
+// Without its record an epoch would begin at 1 again, among the ledger's records of greater ones.
+func TestEpochsGrowAlsoWithoutTheRecord(t *testing.T) {
+	js := setUp(t, topology.Options{})
+	kv, err := js.KeyValue(t.Context(), topology.BucketLedger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []string{"0.41.w.0", "0.7.w.1", "1.99.w.0", "0.x.w.0", "0.100"} {
+		if _, err := kv.Put(t.Context(), k, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := NewLeases(js, "a", discard())
+	if lease := a.mustCampaign(t); lease.Epoch() != 42 {
+		t.Errorf("epoch %d, want 42", lease.Epoch())
+	}
+}
+
+func TestHoldersAreListed(t *testing.T) {
+	url := leaseServer(t)
+	a, _ := fastLeases(t, url, "a")
+	b, _ := fastLeases(t, url, "b")
+	begin := time.Now().Add(-time.Minute)
+	for partition, l := range map[int]*Leases{10: a, 2: b} {
+		lease, err := l.Campaign(within(t, 10*time.Second), partition)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(lease.die)
+		if partition == 2 {
+			mustRelease(t, lease)
+		}
+	}
+	holders, err := a.Holders(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range holders {
+		if holders[i].WrittenAt.Before(begin) {
+			t.Errorf("written at %s", holders[i].WrittenAt)
+		}
+		holders[i].WrittenAt = time.Time{}
+	}
+	want := []Holder{{Partition: 2, Replica: "b", Epoch: 1, Released: true}, {Partition: 10, Replica: "a", Epoch: 1}}
+	if diff := cmp.Diff(want, holders); diff != "" {
+		t.Errorf("holders (-want +got):\n%s", diff)
+	}
+}
+
+// TestNeverTwoHolders lets many candidates take, lose, release and take again over a network that loses requests and
+// answers and delivers late.
+func TestNeverTwoHolders(t *testing.T) {
+	url := leaseServer(t)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var holders, tenures atomic.Int64
+	var epochs sync.Map
+	var all, late sync.WaitGroup
+	for n := range uint64(4) {
+		l, store := fastLeases(t, url, "a")
+		store.end(badControl(seed+n, &late))
+		random := rand.New(rand.NewPCG(seed, n))
+		all.Go(func() {
+			for ctx.Err() == nil {
+				lease, err := l.Campaign(ctx, 0)
+				if err != nil {
+					continue
+				}
+				tenures.Add(1)
+				if _, twice := epochs.LoadOrStore(lease.Epoch(), true); twice {
+					t.Errorf("epoch %d was given twice", lease.Epoch())
+				}
+				for until := time.Now().Add(time.Duration(random.IntN(500)) * time.Millisecond); lease.Held() && time.Now().Before(until); {
+					if holders.Add(1) > 1 && lease.Held() { // Else it ended between the two.
+						t.Error("two hold the lease")
+					}
+					pause(ctx, time.Millisecond)
+					holders.Add(-1)
+				}
+				if random.IntN(3) > 0 {
+					_ = lease.Release(ctx)
+				}
+				lease.die()
+			}
+		})
+	}
+	all.Wait()
+	late.Wait()
+	if n := tenures.Load(); n < 10 {
+		t.Errorf("%d holders only: nothing was tested", n)
+	} else {
+		t.Logf("%d holders", n)
+	}
+}
+
+// badControl loses a tenth of the requests and of the answers, and delivers a tenth late.
+func badControl(seed uint64, late *sync.WaitGroup) func(context.Context, func(context.Context) (uint64, error)) (uint64, error) {
+	var mu sync.Mutex
+	random := rand.New(rand.NewPCG(seed, 1))
+	return func(ctx context.Context, do func(context.Context) (uint64, error)) (uint64, error) {
+		mu.Lock()
+		fate, delay := random.IntN(10), time.Duration(random.IntN(1000))*time.Millisecond
+		mu.Unlock()
+		switch fate {
+		case 0:
+			return 0, errNoAnswer
+		case 1:
+			return noAnswer(ctx, do)
+		case 2:
+			later := context.WithoutCancel(ctx)
+			late.Go(func() {
+				pause(later, delay)
+				_, _ = do(later)
+			})
+			return 0, errNoAnswer
+		}
+		return do(ctx)
+	}
+}
