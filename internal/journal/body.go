@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -120,31 +121,63 @@ func (b *Bodies) Read(ctx context.Context, object string) (Body, error) {
 
 // read reads an object and compares its digest. That the object's data is there does not mean that its chunks are:
 // the client sends it before it knows that they were stored. They are counted first, because reading waits for
-// those that will never come.
+// those that will never come. Somebody may still remove the object between the counting and the reading: then too the
+// reading waits until its time is up, so a timeout is no answer before the object was asked for again.
 func (b *Bodies) read(ctx context.Context, bucket jetstream.ObjectStore, name string) (Body, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	info, err := bucket.GetInfo(ctx, name)
+	info, err := bucket.GetInfo(call, name)
 	if err != nil {
 		return Body{}, bodyError(err)
 	}
-	stream, err := b.js.Stream(ctx, "OBJ_"+topology.BucketDocuments)
-	if err != nil {
+	if err := b.count(call, info); err != nil {
 		return Body{}, err
 	}
-	chunks := "$O." + topology.BucketDocuments + ".C." + info.NUID
-	state, err := stream.Info(ctx, jetstream.WithSubjectFilter(chunks))
-	if err != nil {
-		return Body{}, err
+	data, err := bucket.GetBytes(call, name)
+	if timedOut(err) && ctx.Err() == nil {
+		return Body{}, stillThere(ctx, bucket, info, err)
 	}
-	if state.State.Subjects[chunks] != uint64(info.Chunks) {
-		return Body{}, fmt.Errorf("%w: it has %d of %d chunks", ErrNoBody, state.State.Subjects[chunks], info.Chunks)
-	}
-	data, err := bucket.GetBytes(ctx, name)
 	if err != nil {
 		return Body{}, bodyError(err)
 	}
 	return Body{Data: data, Header: info.Headers}, nil
+}
+
+// count compares the object's chunks with what its data says of them.
+func (b *Bodies) count(ctx context.Context, info *jetstream.ObjectInfo) error {
+	stream, err := b.js.Stream(ctx, "OBJ_"+topology.BucketDocuments)
+	if err != nil {
+		return err
+	}
+	chunks := "$O." + topology.BucketDocuments + ".C." + info.NUID
+	state, err := stream.Info(ctx, jetstream.WithSubjectFilter(chunks))
+	if err != nil {
+		return err
+	}
+	if state.State.Subjects[chunks] != uint64(info.Chunks) {
+		return fmt.Errorf("%w: it has %d of %d chunks", ErrNoBody, state.State.Subjects[chunks], info.Chunks)
+	}
+	return nil
+}
+
+// stillThere is why an object was not read in time: it was removed or replaced while it was being read, or, if it is
+// still the same, what the reading said.
+func stillThere(ctx context.Context, bucket jetstream.ObjectStore, was *jetstream.ObjectInfo, timeout error) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	is, err := bucket.GetInfo(ctx, was.Name)
+	switch {
+	case err != nil:
+		return bodyError(err)
+	case is.NUID != was.NUID:
+		return fmt.Errorf("%w: it was replaced while it was being read", ErrNoBody)
+	}
+	return timeout
+}
+
+// timedOut reports whether err is one of the ways the client says that time is up.
+func timedOut(err error) bool {
+	return errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // Remove removes the object that a dead letter's Kex-Body-Object names. One that is gone already is no error.

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
@@ -243,6 +244,54 @@ func TestRemovedBodiesAreGone(t *testing.T) {
 		}
 		if err := bodies.Remove(t.Context(), object); err == nil {
 			t.Errorf("Remove(%q) does not refuse", object)
+		}
+	}
+}
+
+// meddled is a bucket in which something happens between the counting of an object's chunks and their reading, which
+// then waits in vain.
+type meddled struct {
+	jetstream.ObjectStore
+	meddle func()
+}
+
+func (m meddled) GetBytes(context.Context, string, ...jetstream.GetObjectOpt) ([]byte, error) {
+	m.meddle()
+	return nil, nats.ErrTimeout
+}
+
+func TestABodyThatGoesWhileItIsReadIsGone(t *testing.T) {
+	js := setUp(t, topology.Options{})
+	u := anUpdate(1)
+	u.Body = content(1000)
+	bodies := NewBodies(js)
+	ref, err := bodies.store(t.Context(), u, nil, js.Conn().MaxPayload())
+	if err != nil {
+		t.Fatal(err)
+	}
+	bucket, err := bodies.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name   string
+		meddle func()
+		want   error
+	}{
+		{"nothing happens", func() {}, nats.ErrTimeout},
+		{"replaced", func() {
+			if _, err := bucket.PutBytes(t.Context(), ref.name, u.Body); err != nil {
+				t.Error(err)
+			}
+		}, ErrNoBody},
+		{"removed", func() {
+			if err := bucket.Delete(t.Context(), ref.name); err != nil {
+				t.Error(err)
+			}
+		}, ErrNoBody},
+	} {
+		if _, err := bodies.read(t.Context(), meddled{bucket, test.meddle}, ref.name); !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, want %v", test.name, err, test.want)
 		}
 	}
 }
