@@ -12,23 +12,53 @@ import (
 	"kexrelay/internal/update"
 )
 
+// maxRecordAge is how old the ledger's record may be when the POST starts. What a successor waits for counts from
+// when it read the record.
+const maxRecordAge = time.Second
+
 // handle brings the head of a lane one attempt further, and settles it if that was its last. stop ends waiting,
 // work ends sending and settling.
 func (r *Relay) handle(stop, work context.Context, pass *hold.Pass, turn *lane.Turn[*item]) {
+	if !r.recall(stop, work, turn) {
+		pass.Leave(hold.Signal{})
+		return
+	}
 	if !pass.Booking() {
 		r.ping(work, pass, turn)
 		return
 	}
-	u, err := r.open(work, turn.Item)
+	it := turn.Item
+	if it.crashed {
+		if !r.single.enter(turn) {
+			pass.Leave(hold.Signal{})
+			return
+		}
+		defer r.single.leave()
+		if f := r.afterCrash(it); f != nil {
+			pass.Leave(hold.Signal{})
+			r.giveUp(work, turn, f)
+			return
+		}
+	}
+	u, err := r.open(work, it)
 	if err != nil {
 		pass.Leave(hold.Signal{})
 		r.notOpened(work, turn, u, err)
 		return
 	}
+	r.send(stop, work, pass, turn, u)
+}
+
+// send makes attempts until one of them decides: one, or two if the first only showed that the token was old.
+func (r *Relay) send(stop, work context.Context, pass *hold.Pass, turn *lane.Turn[*item], u *update.Update) {
+	it := turn.Item
 	for renewed := false; ; renewed = true {
-		a := r.attempt(stop, work, pass, turn.Item, u)
-		v := r.decide(pass, turn.Item, u, &a, renewed)
-		r.observe(work, u, turn.Item, a, v)
+		a := r.attempt(stop, work, pass, it, u)
+		v := r.decide(pass, it, u, &a, renewed)
+		r.observe(work, u, it, a, v)
+		if a.sent && v.action != deliver && v.action != deadLetter && v.action != leave {
+			it.tenure.Answered(r.ledgerEntry(it, it.progress.attempts, it.progress.requestID))
+		}
 		if v.action == repeat {
 			continue
 		}
@@ -42,6 +72,8 @@ func (r *Relay) handle(stop, work context.Context, pass *hold.Pass, turn *lane.T
 }
 
 // open reads and decodes the update of an item. The update is usable also beside a fault that says it is invalid.
+// For an update that former processes may have had, a record precedes the decoding, so that one which kills the
+// decoder is counted too.
 func (r *Relay) open(ctx context.Context, it *item) (*update.Update, error) {
 	m, err := it.delivery.Message(ctx)
 	if err != nil {
@@ -50,12 +82,15 @@ func (r *Relay) open(ctx context.Context, it *item) (*update.Update, error) {
 	if m.Replay, err = r.deps.Claims.Lookup(ctx, m.Header); err != nil {
 		return nil, err
 	}
-	return update.Decode(m, func() string {
-		if it.traceID == "" {
-			it.traceID = r.newTraceID()
+	if !it.opened && it.delivery.Seq() <= it.tenure.Bound() {
+		if _, err := r.persist(ctx, func(ctx context.Context) error {
+			return it.tenure.Opening(ctx, r.ledgerEntry(it, it.progress.attempts, ""))
+		}); err != nil {
+			return nil, err
 		}
-		return it.traceID // the same one each time the update is opened
-	})
+	}
+	it.opened = true
+	return update.Decode(m, func() string { return r.traceID(it) })
 }
 
 // notOpened ends the turn of an update that could not be read, or that can never be right.
@@ -110,13 +145,11 @@ func (r *Relay) attempt(stop, work context.Context, pass *hold.Pass, it *item, u
 	if err := r.limiter.Wait(stop); err != nil {
 		return attempted{fault: &fault.Error{Kind: fault.Interrupted, Err: err}}
 	}
-	// The wait for the token and the rate may have been long: what was raised meanwhile counts.
-	if !pass.MayStart() || stop.Err() != nil {
-		return attempted{fault: &fault.Error{Kind: fault.Interrupted, Detail: "sending was held or stopped before the request"}}
-	}
-	// The ledger's record of what is being sent belongs here: everything before it may wait, nothing after it does.
 	p := &it.progress
 	id := u.RequestTraceID(p.attempts + 1)
+	if f := r.record(stop, pass, it, id); f != nil {
+		return attempted{fault: f}
+	}
 	start := time.Now()
 	r.inFlight.Add(1)
 	answer, err := r.deps.Sender.Send(work, update.Request{
@@ -130,6 +163,7 @@ func (r *Relay) attempt(stop, work context.Context, pass *hold.Pass, it *item, u
 		a.status = a.fault.Status
 		if a.fault.Kind == fault.Interrupted && !a.fault.Unknown {
 			a.sent = false // it never left, so it is no attempt
+			it.tenure.Answered(r.ledgerEntry(it, p.attempts, ""))
 			return a
 		}
 	}
@@ -142,6 +176,36 @@ func (r *Relay) attempt(stop, work context.Context, pass *hold.Pass, it *item, u
 		p.unknowns++
 	}
 	return a
+}
+
+// record writes down that a POST is about to be made, and says why it must not be. Everything before it may have
+// waited long; after it only the checks are left: that the record is young, that nothing was raised, and that the
+// right to send is still ours. A successor that found the record waits for us; one that did not must have come
+// later than the lease allows.
+func (r *Relay) record(stop context.Context, pass *hold.Pass, it *item, requestID string) *fault.Error {
+	interrupted := func(why string) *fault.Error {
+		return &fault.Error{Kind: fault.Interrupted, Detail: "not sent: " + why}
+	}
+	if !pass.MayStart() || stop.Err() != nil {
+		return interrupted("sending was held or stopped before the request")
+	}
+	attempts := it.progress.attempts
+	written := time.Now()
+	refused, err := r.persist(stop, func(ctx context.Context) error {
+		written = time.Now()
+		return it.tenure.Sending(ctx, r.ledgerEntry(it, attempts+1, requestID))
+	})
+	if err != nil {
+		return interrupted("the ledger was not written")
+	}
+	switch {
+	case time.Since(written) > maxRecordAge, refused:
+	case !pass.MayStart(), stop.Err() != nil, !it.tenure.Held():
+	default:
+		return nil
+	}
+	it.tenure.Answered(r.ledgerEntry(it, attempts, ""))
+	return interrupted("the right to send, or the record of it, was no longer good")
 }
 
 // decide gathers the circumstances of an answer and lets judge decide.

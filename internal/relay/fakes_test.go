@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -42,6 +43,8 @@ func (d *fakeDelivery) Subject() string { return d.subject }
 func (d *fakeDelivery) Seq() uint64     { return d.seq }
 func (d *fakeDelivery) Forget()         { close(d.acked) }
 func (d *fakeDelivery) Release()        {}
+
+func (d *fakeDelivery) StoredAt() time.Time { return time.Unix(1, 0) }
 
 func (d *fakeDelivery) Park() {
 	d.mu.Lock()
@@ -174,6 +177,82 @@ func (j *fakeJournal) count(outcome update.Outcome) int {
 	return n
 }
 
+// fakeTenure is the right to send, with what a test says of the past.
+type fakeTenure struct {
+	bound  uint64
+	past   func(seq uint64) update.Past
+	refuse func() error
+
+	mu      sync.Mutex
+	entries []ledgerLine
+	expired bool
+	gone    chan struct{}
+}
+
+// ledgerLine is one call of the ledger.
+type ledgerLine struct {
+	what string
+	update.Attempt
+}
+
+func newTenure() *fakeTenure { return &fakeTenure{gone: make(chan struct{})} }
+
+func (f *fakeTenure) Bound() uint64         { return f.bound }
+func (f *fakeTenure) Lost() <-chan struct{} { return f.gone }
+
+func (f *fakeTenure) Held() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.expired
+}
+
+// lose takes the right to send away.
+func (f *fakeTenure) lose() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.expired = true
+	close(f.gone)
+}
+
+func (f *fakeTenure) Past(seq uint64, _ time.Time) update.Past {
+	if f.past == nil {
+		return update.Past{}
+	}
+	return f.past(seq)
+}
+
+func (f *fakeTenure) note(what string, a update.Attempt) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse != nil {
+		if err := f.refuse(); err != nil {
+			return err
+		}
+	}
+	f.entries = append(f.entries, ledgerLine{what, a})
+	return nil
+}
+
+func (f *fakeTenure) Opening(_ context.Context, a update.Attempt) error { return f.note("opening", a) }
+
+func (f *fakeTenure) Sending(_ context.Context, a update.Attempt) error { return f.note("sending", a) }
+func (f *fakeTenure) Answered(a update.Attempt)                         { _ = f.note("idle", a) }
+
+func (f *fakeTenure) Settled(seq uint64, at time.Time) {
+	_ = f.note("settled", update.Attempt{Seq: seq, StoredAt: at})
+}
+
+// story is what the ledger was told, in order.
+func (f *fakeTenure) story() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var lines []string
+	for _, e := range f.entries {
+		lines = append(lines, fmt.Sprintf("%s %d/%d", e.what, e.Seq, e.Attempts))
+	}
+	return strings.Join(lines, ", ")
+}
+
 type noClaims struct{}
 
 func (noClaims) Lookup(context.Context, map[string][]string) (*update.Replay, error) {
@@ -191,23 +270,27 @@ type bench struct {
 	api     *fakeAPI
 	journal *fakeJournal
 	gate    *hold.Gate
+	tenure  *fakeTenure
 	stop    context.CancelFunc
 	done    chan struct{}
 }
+
+// Accept hands an update over under the bench's tenure.
+func (b *bench) Accept(d *fakeDelivery) { b.Relay.Accept(d, b.tenure) }
 
 // start runs a relay in the current bubble until the test ends.
 func start(t *testing.T, api *fakeAPI, change func(*Config)) *bench {
 	t.Helper()
 	cfg := Config{
 		Concurrency: 8, RetryInitial: 500 * time.Millisecond, RetryMaxInterval: time.Minute,
-		RetryBudget: 15 * time.Minute, ShutdownTimeout: 35 * time.Second, TracePrefix: "kxr",
+		RetryBudget: 15 * time.Minute, ShutdownTimeout: 35 * time.Second, RequestTimeout: 30 * time.Second, TracePrefix: "kxr",
 	}
 	if change != nil {
 		change(&cfg)
 	}
 	logger := slog.New(slog.DiscardHandler)
 	b := &bench{
-		api: api, journal: &fakeJournal{}, done: make(chan struct{}),
+		api: api, journal: &fakeJournal{}, tenure: newTenure(), done: make(chan struct{}),
 		gate: hold.New(hold.Config{Limit: cfg.Concurrency, Initial: cfg.RetryInitial, MaxInterval: cfg.RetryMaxInterval, Logger: logger}),
 	}
 	b.Relay = New(cfg, Deps{

@@ -14,7 +14,9 @@ type progress struct {
 	firstAttemptAt time.Time
 	// unknowns counts the POSTs whose outcome nobody knows, throttles the answers that asked for a pause.
 	unknowns, throttles int
-	lastStatus          int
+	// crashes counts the processes that died with it.
+	crashes    int
+	lastStatus int
 
 	firstFailureAt, lastFailureAt time.Time
 	heldAtFailure                 time.Duration

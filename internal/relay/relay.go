@@ -4,8 +4,9 @@
 //
 //	Accept  the queue hands a fetched update over; it joins the lane of its Vorgang
 //	work    a worker passes the gate (hold), then takes the head of a lane
+//	recall  what former processes left about it: settled already, being sent, given up while decoding
 //	open    the body is read and decoded; what can never be right is settled without a call
-//	attempt token, rate, gate once more, then one POST
+//	attempt token, rate, gate once more, the ledger's record, the lease, then one POST
 //	judge   the one function that decides what becomes of the answer
 //	settle  dead letter, result event, then the ack: only now does the update leave the stream
 //
@@ -16,6 +17,9 @@ package relay
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/binary"
 	"errors"
 	"log/slog"
 	"strconv"
@@ -40,6 +44,8 @@ type Delivery interface {
 	// Subject is the subject it was published to.
 	Subject() string
 	Seq() uint64
+	// StoredAt is when the stream stored it; with Seq it is the update's identity.
+	StoredAt() time.Time
 	// Message gives the update with its body, reading it from the stream again if it was dropped to save memory.
 	// The body stays in memory until Release, Park, Ack or Forget. update.ErrRemoved says that it is gone.
 	Message(ctx context.Context) (update.Message, error)
@@ -51,6 +57,24 @@ type Delivery interface {
 	Ack(ctx context.Context) error
 	// Forget gives the update up without an ack.
 	Forget()
+}
+
+// Tenure is one holder's time on one partition: the right to send, and the ledger of what is being sent.
+type Tenure interface {
+	// Held reports whether a POST may start now. Lost is closed when it never may again.
+	Held() bool
+	Lost() <-chan struct{}
+	// Bound is the stream's last sequence when the partition was taken over: above it nothing was ever sent.
+	Bound() uint64
+	// Past tells what former holders left about an update.
+	Past(seq uint64, storedAt time.Time) update.Past
+	// Opening and Sending write the record before decoding and before a POST, and return when it is kept.
+	Opening(ctx context.Context, a update.Attempt) error
+	Sending(ctx context.Context, a update.Attempt) error
+	// Answered says that the attempt has a definite end that does not settle the update.
+	Answered(a update.Attempt)
+	// Settled says that the update's result is kept.
+	Settled(seq uint64, storedAt time.Time)
 }
 
 // Sender makes attempts at the API. All errors are faults.
@@ -92,6 +116,8 @@ type Config struct {
 	RetryBudget time.Duration
 	// ParkUnknown makes a dead letter of an update whose outcome is unknown, instead of sending it again.
 	ParkUnknown bool
+	// RequestTimeout is how long one POST may take: how long a successor has to wait for its result.
+	RequestTimeout time.Duration
 	// ShutdownTimeout is how long what is being sent may take after the stop.
 	ShutdownTimeout time.Duration
 	// TracePrefix begins the trace IDs made here.
@@ -119,15 +145,20 @@ type Relay struct {
 	limiter  *rate.Limiter
 	inFlight atomic.Int64
 	probes   atomic.Uint64 // alternates between the lane that waits longest and the newest
-	stuck    atomic.Int64  // settlements that storage has refused and that are being repeated
+	stuck    atomic.Int64  // writes that storage has refused and that are being repeated
+	single   single        // those that a crash interrupted are sent one at a time
+	waits    sync.WaitGroup
 }
 
 // item is one update in its lane: what must be known of it even while its body is not in memory.
 type item struct {
 	delivery Delivery
+	tenure   Tenure
 	progress progress
-	// traceID is the one made here, if the publisher gave none: the same for all attempts.
-	traceID string
+	// recalled is set once what former processes left was taken over; crashed marks one that they died with.
+	recalled, crashed bool
+	// opened is set once the record before decoding was written.
+	opened bool
 }
 
 // New makes a pipeline. Run starts it.
@@ -146,13 +177,13 @@ func New(cfg Config, deps Deps) *Relay {
 }
 
 // Accept takes an update over from the queue and returns at once. Updates of one Vorgang must come in stream order.
-func (r *Relay) Accept(d Delivery) {
+func (r *Relay) Accept(d Delivery, t Tenure) {
 	key, _, err := update.ParseSubject(d.Subject())
 	if err != nil {
 		// No Vorgang, so no order to keep: such an update waits for nobody.
 		key = update.NoVorgangsnummer + strconv.FormatUint(d.Seq(), 10)
 	}
-	r.lanes.Add(key, &item{delivery: d})
+	r.lanes.Add(key, &item{delivery: d, tenure: t})
 }
 
 // Run works until stop ends, then lets what is being sent finish and settle within the shutdown timeout. It returns
@@ -171,6 +202,7 @@ func (r *Relay) Run(stop context.Context) {
 		workers.Go(func() { r.work(stop, work) })
 	}
 	workers.Wait()
+	r.waits.Wait()
 	r.lanes.Stop()
 }
 
@@ -210,7 +242,16 @@ func (r *Relay) Stats() Stats {
 	return Stats{Lanes: r.lanes.Stats(), InFlight: int(r.inFlight.Load())}
 }
 
-// newTraceID makes a trace ID for an update that came without a usable one.
+// traceID makes the trace ID of an update that came without a usable one. It depends on the update's identity
+// alone: each time the update is opened, and in each process that does, it is the same.
+func (r *Relay) traceID(it *item) string {
+	identity := binary.BigEndian.AppendUint64(nil, it.delivery.Seq())
+	identity = binary.BigEndian.AppendUint64(identity, uint64(it.delivery.StoredAt().UnixNano())) //nolint:gosec // any number will do
+	digest := sha256.Sum256(identity)
+	return r.cfg.TracePrefix + strings.ToLower(base32.StdEncoding.EncodeToString(digest[:10]))
+}
+
+// newTraceID makes a trace ID for a request that belongs to no update.
 func (r *Relay) newTraceID() string {
 	return r.cfg.TracePrefix + strings.ToLower(rand.Text()[:16])
 }

@@ -14,19 +14,44 @@ import (
 // leaves the stream only after the server has confirmed its result, and a dead letter comes before the result that
 // tells of it. While NATS refuses, the publish is repeated (never the POST) and everything else is held.
 func (r *Relay) settle(ctx context.Context, turn *lane.Turn[*item], s *update.Settlement) {
+	it := turn.Item
+	if _, err := r.persist(ctx, func(ctx context.Context) error { return r.deps.Journal.Settle(ctx, s) }); err != nil {
+		r.deps.Logger.Error("update was not settled before the stop; it stays in the stream and is looked into at the next start",
+			append(identity(s.Update), slog.Any("error", err))...)
+		it.delivery.Release()
+		turn.ReturnFirst()
+		return
+	}
+	it.tenure.Settled(it.delivery.Seq(), it.delivery.StoredAt())
+	r.acknowledge(ctx, it)
+	r.deps.Observer.Settled(s.Update.Kind, s.Outcome, s.Reason)
+	turn.Done()
+}
+
+// acknowledge lets a settled update leave the stream.
+func (r *Relay) acknowledge(ctx context.Context, it *item) {
+	if err := it.delivery.Ack(ctx); err != nil {
+		// Not lost: it comes again, and its result says that it is settled.
+		r.deps.Logger.Warn("settled update could not be acknowledged",
+			slog.Uint64("update_seq", it.delivery.Seq()), slog.Any("error", err))
+	}
+}
+
+// persist writes something down, repeating it while NATS refuses: meanwhile sending is held for everybody. refused
+// reports that it had to be repeated. The error means that ctx ended first.
+func (r *Relay) persist(ctx context.Context, write func(context.Context) error) (refused bool, err error) {
 	delays := retryDelays(r.cfg.RetryInitial, r.cfg.RetryMaxInterval)
-	refused := false
 	for {
-		err := r.deps.Journal.Settle(ctx, s)
+		err := write(ctx)
 		if err == nil {
 			break
 		}
 		f := fault.Of(err)
 		if f.Kind == fault.Interrupted || ctx.Err() != nil {
-			r.deps.Logger.Error("update was not settled before the stop; it stays in the stream and is sent again",
-				append(identity(s.Update), slog.Any("error", err))...)
-			turn.ReturnFirst()
-			return
+			if refused {
+				r.stuck.Add(-1)
+			}
+			return refused, err
 		}
 		if !refused {
 			refused = true
@@ -35,16 +60,11 @@ func (r *Relay) settle(ctx context.Context, turn *lane.Turn[*item], s *update.Se
 		r.deps.Gate.Raise(fault.Storage, 0, detail(f), true)
 		r.waitForStorage(ctx, delays.NextBackOff())
 	}
-	// The hold goes when the last refused settlement is through: results may be accepted while dead letters are not.
+	// The hold goes when the last refused write is through: results may be accepted while dead letters are not.
 	if refused && r.stuck.Add(-1) == 0 {
 		r.deps.Gate.Clear(fault.Storage)
 	}
-	if err := turn.Item.delivery.Ack(ctx); err != nil {
-		// Not lost: the server delivers it again, and the deterministic IDs make its settlement a repeat.
-		r.deps.Logger.Warn("settled update could not be acknowledged", append(identity(s.Update), slog.Any("error", err))...)
-	}
-	r.deps.Observer.Settled(s.Update.Kind, s.Outcome, s.Reason)
-	turn.Done()
+	return refused, nil
 }
 
 // waitForStorage waits for the delay, or until another settlement got through and the hold ended.

@@ -18,6 +18,23 @@ const generatedIDPrefix = "KEX_UPDATES-"
 // update are the message's own, not copies: nobody may change them. On a replay (m.Replay) the update's ID and
 // trace ID are those of the claim; what a publisher writes into Kex-* headers is never read.
 func Decode(m Message, newTraceID func() string) (*Update, error) {
+	u, err := Envelope(m, newTraceID)
+	if err != nil {
+		return u, err
+	}
+	switch u.Kind {
+	case Document:
+		err = checkDocument(m.Body)
+	case Comments:
+		err = checkComments(m.Body)
+	case Invalid: // ParseSubject has given the error.
+	}
+	return u, err
+}
+
+// Envelope is Decode without a look at the body: for an update whose body may be what killed a process. The error
+// is about the subject alone.
+func Envelope(m Message, newTraceID func() string) (*Update, error) {
 	u := &Update{
 		Seq:      m.Seq,
 		StoredAt: m.StoredAt,
@@ -29,16 +46,6 @@ func Decode(m Message, newTraceID func() string) (*Update, error) {
 	var err error
 	u.Vorgangsnummer, u.Kind, err = ParseSubject(m.Subject)
 	u.identify(readHeaders(m.Header), newTraceID)
-	if err != nil {
-		return u, err
-	}
-	switch u.Kind {
-	case Document:
-		err = checkDocument(m.Body)
-	case Comments:
-		err = checkComments(m.Body)
-	case Invalid: // ParseSubject has given the error.
-	}
 	return u, err
 }
 

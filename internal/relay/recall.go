@@ -1,0 +1,168 @@
+package relay
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"kexrelay/internal/fault"
+	"kexrelay/internal/lane"
+	"kexrelay/internal/update"
+)
+
+// maxCrashes is how many processes may die with an update before it is a dead letter.
+const maxCrashes = 3
+
+// leaseMoment is when to look again at a lease that is neither held nor lost.
+const leaseMoment = 100 * time.Millisecond
+
+// recall takes over what former holders of the right to send left about an update, and reports whether it may go on
+// now. If not, the turn is ended, or will be when the wait for another process's answer is over.
+func (r *Relay) recall(stop, work context.Context, turn *lane.Turn[*item]) bool {
+	it := turn.Item
+	if lost(it.tenure) {
+		// Somebody else sends for this Vorgang now, or will: it comes again, there or here.
+		it.delivery.Forget()
+		turn.Done()
+		return false
+	}
+	if !it.tenure.Held() { // Not renewed in time, and perhaps lost: a moment, and it is one or the other.
+		it.delivery.Release()
+		turn.Retry(leaseMoment)
+		return false
+	}
+	if it.recalled || it.delivery.Seq() > it.tenure.Bound() {
+		return true
+	}
+	past := it.tenure.Past(it.delivery.Seq(), it.delivery.StoredAt())
+	switch {
+	case past.Settled:
+		r.deps.Logger.Info("update was settled before; only its ack was missing", slog.Uint64("update_seq", it.delivery.Seq()))
+		r.acknowledge(work, it)
+		it.tenure.Settled(it.delivery.Seq(), it.delivery.StoredAt())
+		turn.Done()
+		return false
+	case past.Left && time.Now().Before(past.Until):
+		r.awaitAnswer(stop, turn, past)
+		return false
+	}
+	it.recalled = true
+	p := &it.progress
+	p.attempts, p.unknowns, p.crashes = past.Attempts, past.Unknowns, past.Crashes
+	it.crashed = past.Left || past.Opened
+	if past.Left {
+		p.unknowns++ // Nobody said how it ended, and now nobody will.
+		r.deps.Logger.Warn("update was being sent by a process that is gone; it may have been booked",
+			slog.Uint64("update_seq", it.delivery.Seq()), slog.Int("attempts", p.attempts), slog.Int("crashes", p.crashes))
+	}
+	return true
+}
+
+// lost reports whether the right to send is gone for good.
+func lost(t Tenure) bool {
+	select {
+	case <-t.Lost():
+		return true
+	default:
+		return false
+	}
+}
+
+// awaitAnswer keeps the lane, without a worker, until another process's answer is known or can no longer come.
+func (r *Relay) awaitAnswer(stop context.Context, turn *lane.Turn[*item], past update.Past) {
+	r.deps.Logger.Info("update is being sent by another process; waiting for its result",
+		slog.Uint64("update_seq", turn.Item.delivery.Seq()), slog.Duration("at_most", time.Until(past.Until)))
+	r.waits.Go(func() {
+		timer := time.NewTimer(time.Until(past.Until))
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-past.Resolved:
+		case <-turn.Item.tenure.Lost():
+		case <-stop.Done():
+		}
+		turn.Return()
+	})
+}
+
+// afterCrash decides about an update that a process died with, before it is decoded or sent again; nil lets it go on.
+func (r *Relay) afterCrash(it *item) *fault.Error {
+	p := &it.progress
+	switch {
+	case p.crashes >= maxCrashes:
+		return &fault.Error{
+			Kind: fault.Permanent, Reason: fault.CrashLoop,
+			Detail: "it was being decoded or sent when a process died, three times; look into the relay's logs before replaying it",
+		}
+	case p.unknowns > 0 && (r.cfg.ParkUnknown || p.unknowns > maxUnknown):
+		return &fault.Error{
+			Kind: fault.Permanent, Reason: fault.UnknownOutcome, Unknown: true,
+			Detail: "a process died while it sent the request, so it may have been booked: ask with the request ID before replaying it",
+		}
+	}
+	return nil
+}
+
+// giveUp makes a dead letter of an update without looking at its body again.
+func (r *Relay) giveUp(work context.Context, turn *lane.Turn[*item], f *fault.Error) {
+	it := turn.Item
+	m, err := it.delivery.Message(work)
+	if err != nil {
+		r.notOpened(work, turn, nil, err)
+		return
+	}
+	if m.Replay, err = r.deps.Claims.Lookup(work, m.Header); err != nil {
+		r.notOpened(work, turn, nil, err)
+		return
+	}
+	u, err := update.Envelope(m, func() string { return r.traceID(it) })
+	if err != nil { // It would not even have been sent.
+		f = fault.Of(err)
+	}
+	if it.progress.attempts > 0 {
+		it.progress.requestID = u.RequestTraceID(it.progress.attempts)
+	}
+	v := verdict{action: deadLetter, reason: f.Reason}
+	r.observe(work, u, it, attempted{fault: f}, v)
+	r.carryOut(work, turn, u, attempted{fault: f}, v)
+}
+
+// ledgerEntry is an item as the ledger knows it, with so many attempts.
+func (r *Relay) ledgerEntry(it *item, attempts int, requestID string) update.Attempt {
+	return update.Attempt{
+		Seq: it.delivery.Seq(), StoredAt: it.delivery.StoredAt(),
+		Attempts: attempts, Unknowns: it.progress.unknowns, Crashes: it.progress.crashes,
+		Timeout: r.cfg.RequestTimeout, RequestID: requestID,
+	}
+}
+
+// single lets one at a time of the updates pass that a process died with: so only the one that kills processes is
+// being sent when the next one dies, and the others are not taken for it.
+type single struct {
+	mu      sync.Mutex
+	busy    bool
+	waiting []*lane.Turn[*item]
+}
+
+// enter takes the place, or keeps the turn until leave gives it back to its lane.
+func (s *single) enter(turn *lane.Turn[*item]) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busy {
+		s.waiting = append(s.waiting, turn)
+		return false
+	}
+	s.busy = true
+	return true
+}
+
+func (s *single) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy = false
+	if len(s.waiting) > 0 {
+		s.waiting[0].ReturnFirst()
+		s.waiting = s.waiting[1:]
+	}
+}
