@@ -44,11 +44,17 @@ type relayProcess struct {
 	client  *kex.Client
 	gate    *hold.Gate
 	relay   *relay.Relay
-	queues  []*queue.Queue
+	// partitions are this process's parts; it serves those whose lease it has.
+	partitions []*partition
+	leased     atomic.Int64
 	// verified is set once the topology was found as it must be and the consumers are bound.
 	verified atomic.Bool
 	// busy reports that enough lanes are runnable: intake pauses.
 	busy atomic.Bool
+
+	mu       sync.Mutex
+	stopping bool
+	retired  []*queue.Queue // kept for the last acks of what is being sent at the stop
 }
 
 // Run runs the relay until ctx ends, then stops it: nil after a clean stop. It returns an error that says what to do
@@ -96,9 +102,7 @@ func (p *relayProcess) start(ctx context.Context, opts Options, httpAddr string)
 	if err := p.newRelay(written); err != nil {
 		return err
 	}
-	if err := p.bind(ctx, found.Partitions); err != nil {
-		return err
-	}
+	p.divide(found.Partitions)
 	defer p.closeQueues()
 	p.verified.Store(true)
 	p.logger.Info("serving", slog.String("http_addr", httpAddr), slog.Int("partitions", found.Partitions),
@@ -111,15 +115,21 @@ func (p *relayProcess) start(ctx context.Context, opts Options, httpAddr string)
 
 // run works until ctx ends. The order of the end is the promise that nothing which was sent stays unsettled:
 //
-//  1. ctx ends: no more fetching, no new attempts (relay's workers finish what they hold);
-//  2. what is being sent is answered, judged and settled, within the shutdown timeout;
+//  1. ctx ends: no more fetching, the leases are released at once, no new attempts;
+//  2. what is being sent is answered, judged and settled, within the shutdown timeout; a successor leaves exactly
+//     these alone until their results appear;
 //  3. the acks are flushed and the connection is drained (by the caller's deferred calls).
 func (p *relayProcess) run(ctx context.Context) error {
+	js := p.conn.Load().JetStream()
 	group, work := errgroup.WithContext(ctx)
-	for _, q := range p.queues {
-		group.Go(func() error {
-			return q.Run(work, func(d *queue.Delivery) { p.relay.Accept(d) })
-		})
+	context.AfterFunc(work, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.stopping = true
+	})
+	leases := journal.NewLeases(js, p.cfg.Relay.Name, p.logger)
+	for _, part := range p.partitions {
+		group.Go(func() error { return p.runPartition(work, part, leases) })
 	}
 	group.Go(func() error {
 		p.relay.Run(work)
@@ -133,7 +143,7 @@ func (p *relayProcess) run(ctx context.Context) error {
 			return nil
 		}
 	})
-	shown := newHoldBoard(p.gate, journal.NewHolds(p.conn.Load().JetStream()), p.metrics, p.cfg.Relay.Name, p.logger)
+	shown := newHoldBoard(p.gate, journal.NewHolds(js), p.metrics, p.cfg.Relay.Name, p.logger, func() bool { return p.leased.Load() > 0 })
 	var board sync.WaitGroup
 	boardCtx, stopBoard := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBoard()
@@ -187,7 +197,9 @@ func (p *relayProcess) shutdown(ctx context.Context, server *telemetry.Server) {
 }
 
 func (p *relayProcess) closeQueues() {
-	for _, q := range p.queues {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, q := range p.retired {
 		q.Close()
 	}
 }

@@ -21,6 +21,7 @@ func (p *relayProcess) readiness() telemetry.Readiness {
 		r.TopologyProblem = "streams and consumers have not been verified yet"
 		return r
 	}
+	r.Standby = p.leased.Load() == 0
 	for _, h := range p.gate.Holds() {
 		r.Holds = append(r.Holds, telemetry.Hold{Reason: h.Reason, Since: h.Since, NextProbe: h.NextProbe, Detail: h.Detail})
 	}
@@ -31,12 +32,11 @@ func (p *relayProcess) readiness() telemetry.Readiness {
 func (p *relayProcess) registerGauges() error {
 	sum := func(of func(queue.Stats) float64) func() float64 {
 		return func() float64 {
-			if !p.verified.Load() {
-				return 0
-			}
 			total := 0.0
-			for _, q := range p.queues {
-				total += of(q.Stats())
+			for _, part := range p.partitions {
+				if q := part.queue.Load(); q != nil {
+					total += of(q.Stats())
+				}
 			}
 			return total
 		}
@@ -50,6 +50,7 @@ func (p *relayProcess) registerGauges() error {
 		{telemetry.GaugeLanes, func() float64 { return float64(p.relay.Stats().Lanes.Lanes) }},
 		{telemetry.GaugeHeldUpdates, sum(func(s queue.Stats) float64 { return float64(s.Held) })},
 		{telemetry.GaugeHeldBytes, sum(func(s queue.Stats) float64 { return float64(s.Bytes) })},
+		{telemetry.GaugeLeases, func() float64 { return float64(p.leased.Load()) }},
 		{telemetry.GaugeConnected, func() float64 {
 			if p.conn.Load().Connected() {
 				return 1

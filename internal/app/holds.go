@@ -14,6 +14,9 @@ import (
 // boardTimeout bounds writing one hold down.
 const boardTimeout = 3 * time.Second
 
+// boardPause is how often it is looked whether this process has begun to send.
+const boardPause = time.Second
+
 // holdBoard shows the gate's holds to others: as metrics, and in KEX_CONTROL for `kexrelay status` on any machine.
 type holdBoard struct {
 	gate    *hold.Gate
@@ -21,38 +24,42 @@ type holdBoard struct {
 	metrics *telemetry.Metrics
 	replica string
 	logger  *slog.Logger
-	shown   map[fault.Reason]hold.Hold
+	// active reports whether this process sends: only then its holds are everybody's.
+	active func() bool
+	shown  map[fault.Reason]hold.Hold
 }
 
-func newHoldBoard(gate *hold.Gate, keys *journal.Holds, metrics *telemetry.Metrics, replica string, logger *slog.Logger) *holdBoard {
-	return &holdBoard{gate: gate, keys: keys, metrics: metrics, replica: replica, logger: logger, shown: make(map[fault.Reason]hold.Hold)}
+func newHoldBoard(gate *hold.Gate, keys *journal.Holds, metrics *telemetry.Metrics, replica string, logger *slog.Logger, active func() bool) *holdBoard {
+	return &holdBoard{gate: gate, keys: keys, metrics: metrics, replica: replica, logger: logger, active: active}
 }
 
-// run writes every change down until ctx ends, then takes off what it wrote: a relay that is not running holds
-// nothing. What a killed predecessor left is taken off at the start.
+// run writes every change down until ctx ends. What is on then stays written: the next holder goes on with it. What
+// a predecessor left and this process has not taken over is taken off at the start.
 func (b *holdBoard) run(ctx context.Context) {
-	for _, reason := range fault.HoldReasons() {
-		b.shown[reason] = hold.Hold{Reason: reason}
-	}
 	failed := false
 	for {
 		changed := b.gate.Changed()
-		ok := b.write(ctx, b.gate.Holds())
-		if !ok && !failed {
-			b.logger.Warn("holds could not be written to nats; status does not show them until they can")
+		wait := boardPause
+		switch {
+		case !b.active():
+			b.shown = nil // The keys are another replica's.
+		case b.write(ctx, b.gate.Holds()):
+			failed = false
+		default:
+			if !failed {
+				b.logger.Warn("holds could not be written to nats; status does not show them until they can")
+			}
+			failed, wait = true, 5*boardPause
 		}
-		failed = !ok
-		var again <-chan time.Time
-		if failed {
-			again = time.After(5 * time.Second)
-		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-changed:
-		case <-again:
+		case <-timer.C:
 		case <-ctx.Done():
-			b.write(context.WithoutCancel(ctx), nil)
+			timer.Stop()
 			return
 		}
+		timer.Stop()
 	}
 }
 
@@ -60,6 +67,12 @@ func (b *holdBoard) run(ctx context.Context) {
 func (b *holdBoard) write(ctx context.Context, holds []hold.Hold) bool {
 	ctx, cancel := context.WithTimeout(ctx, boardTimeout)
 	defer cancel()
+	if b.shown == nil {
+		b.shown = make(map[fault.Reason]hold.Hold)
+		for _, reason := range fault.HoldReasons() {
+			b.shown[reason] = hold.Hold{Reason: reason}
+		}
+	}
 	on := make(map[fault.Reason]bool, len(holds))
 	complete := true
 	for _, h := range holds {
@@ -88,4 +101,23 @@ func (b *holdBoard) write(ctx context.Context, holds []hold.Hold) bool {
 		delete(b.shown, reason)
 	}
 	return complete
+}
+
+// inheritHolds goes on with the holds that the former holder of a lease has written down: a new process must not
+// find out about a throttle by being throttled. What is left of a wait is told by durations of the writer's clock,
+// so that a wrong clock here does no harm.
+func (p *relayProcess) inheritHolds(ctx context.Context) error {
+	holds, err := journal.NewHolds(p.conn.Load().JetStream()).List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, h := range holds {
+		// Storage speaks for itself; what this process holds already it knows better.
+		if h.Reason == fault.Storage || p.gate.Held(h.Reason) {
+			continue
+		}
+		// Whether outcomes were unknown is not written down: the first probe of an outage books nothing.
+		p.gate.Raise(h.Reason, max(h.NextProbe.Sub(h.UpdatedAt), 0), h.Detail, h.Reason != fault.Outage)
+	}
+	return nil
 }

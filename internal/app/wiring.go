@@ -69,7 +69,7 @@ func (p *relayProcess) newRelay(written *journal.Journal) error {
 	p.relay = relay.New(relay.Config{
 		Concurrency: r.Concurrency, Rate: r.Rate,
 		RetryInitial: r.RetryInitial, RetryMaxInterval: r.RetryMaxInterval, RetryBudget: r.RetryBudget,
-		ParkUnknown: r.UnknownOutcome == config.Park, ShutdownTimeout: r.ShutdownTimeout, TracePrefix: r.TracePrefix,
+		ParkUnknown: r.UnknownOutcome == config.Park, RequestTimeout: p.cfg.KEX.RequestTimeout, ShutdownTimeout: r.ShutdownTimeout, TracePrefix: r.TracePrefix,
 	}, relay.Deps{
 		Sender: p.client, Journal: written, Claims: journal.NewClaims(p.conn.Load().JetStream()),
 		Observer: observer{p.metrics}, Gate: p.gate, Logger: p.logger,
@@ -87,29 +87,17 @@ func (p *relayProcess) throttleIntake(ready, enough int) {
 		p.busy.Store(true)
 	case busy && ready <= enough/2:
 		p.busy.Store(false)
-		for _, q := range p.queues {
-			q.Wake()
+		for _, part := range p.partitions {
+			if q := part.queue.Load(); q != nil {
+				q.Wake()
+			}
 		}
 	}
 }
 
-// bind binds to the consumer of each partition and takes it over: what a former process left unsettled comes again
-// at once and in stream order. There must be one replica only; leases that allow several stand here later.
-func (p *relayProcess) bind(ctx context.Context, partitions int) error {
-	for partition := range partitions {
-		q, err := queue.New(ctx, p.conn.Load(), queue.Config{
-			Partition: partition,
-			MaxBytes:  p.cfg.Relay.MaxInflightBytes / int64(partitions),
-			Busy:      p.busy.Load,
-			Logger:    p.logger.With(slog.Int("partition", partition)),
-		})
-		if err != nil {
-			return err
-		}
-		p.queues = append(p.queues, q)
-		if err := q.Reset(ctx); err != nil {
-			return err
-		}
+// divide makes this process's part in each partition.
+func (p *relayProcess) divide(partitions int) {
+	for number := range partitions {
+		p.partitions = append(p.partitions, &partition{number: number, bytes: p.cfg.Relay.MaxInflightBytes / int64(partitions)})
 	}
-	return nil
 }

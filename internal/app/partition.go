@@ -1,0 +1,131 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"kexrelay/internal/journal"
+	"kexrelay/internal/queue"
+)
+
+// takeOverPause is how long to wait before a partition that could not be taken over is tried again.
+const takeOverPause = time.Second
+
+// partition is this process's part in one partition: it campaigns for the lease, and serves while it has it.
+type partition struct {
+	number int
+	bytes  int64
+	// queue is the one that fetches at the moment, nil on standby.
+	queue atomic.Pointer[queue.Queue]
+}
+
+// runPartition campaigns and serves in turn until ctx ends. An error means that nothing but a new process, or an operator,
+// can help.
+func (p *relayProcess) runPartition(ctx context.Context, part *partition, leases *journal.Leases) error {
+	for {
+		lease, err := leases.Campaign(ctx, part.number)
+		if ctx.Err() != nil {
+			if lease != nil {
+				p.release(ctx, lease)
+			}
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("campaigning for partition %d: %w", part.number, err)
+		}
+		err = p.servePartition(ctx, part, lease)
+		// At once, before what is being sent is answered: the next replica goes on with everything else meanwhile.
+		p.release(ctx, lease)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, queue.ErrConsumerGone), errors.Is(err, queue.ErrConnectionClosed):
+			return err
+		case err != nil:
+			p.logger.Warn("partition could not be served; trying again",
+				slog.Int("partition", part.number), slog.Any("error", err))
+			select {
+			case <-time.After(takeOverPause):
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+}
+
+// servePartition takes the partition over and fetches until ctx ends or the lease is lost. The order is what makes
+// it safe: with the lease in hand the consumer is unpinned and reset, so that everything unsettled comes again in
+// stream order; then the bound, the ledger and the results are read; only then updates are accepted.
+func (p *relayProcess) servePartition(ctx context.Context, part *partition, lease *journal.Lease) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	context.AfterFunc(untilClosed(ctx, lease.Lost()), cancel)
+
+	logger := p.logger.With(slog.Int("partition", part.number))
+	started := time.Now()
+	q, err := queue.New(ctx, p.conn.Load(), queue.Config{
+		Partition: part.number, MaxBytes: part.bytes, Busy: p.busy.Load, Logger: logger,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { p.retire(part, q) }()
+	if err := q.Reset(ctx); err != nil {
+		return err
+	}
+	tenure, err := journal.TakeOver(ctx, p.conn.Load().JetStream(), lease, journal.TenureConfig{Logger: logger})
+	if err != nil {
+		return fmt.Errorf("taking the partition over: %w", err)
+	}
+	defer func() {
+		if err := tenure.Close(context.WithoutCancel(ctx)); err != nil {
+			logger.Debug("ledger was not closed cleanly", slog.Any("error", err))
+		}
+	}()
+	if err := p.inheritHolds(ctx); err != nil {
+		return err
+	}
+	part.queue.Store(q)
+	p.leased.Add(1)
+	defer p.leased.Add(-1)
+	logger.Info("partition taken over", slog.Uint64("epoch", lease.Epoch()), slog.Uint64("bound", tenure.Bound()),
+		slog.Duration("took", time.Since(started)))
+	return q.Run(ctx, func(d *queue.Delivery) { p.relay.Accept(d, tenure) })
+}
+
+// retire forgets what a queue holds: at once if the lease was lost, after the last ack if the process stops.
+func (p *relayProcess) retire(part *partition, q *queue.Queue) {
+	part.queue.CompareAndSwap(q, nil)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopping {
+		p.retired = append(p.retired, q)
+		return
+	}
+	q.Close()
+}
+
+func (p *relayProcess) release(ctx context.Context, lease *journal.Lease) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	if err := lease.Release(ctx); err != nil {
+		p.logger.Warn("lease was not released; the next replica waits until it has expired", slog.Any("error", err))
+	}
+}
+
+// untilClosed is a context that ends when the channel is closed, or with ctx.
+func untilClosed(ctx context.Context, closed <-chan struct{}) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		defer cancel()
+		select {
+		case <-closed:
+		case <-ctx.Done():
+		}
+	}()
+	return ctx
+}
