@@ -32,13 +32,15 @@ type system struct {
 	t       *testing.T
 	dir     string
 	natsURL string
-	nats    *process
-	nc      *nats.Conn
-	js      jetstream.JetStream
-	api     *simulator.Simulator
-	apiURL  *simulator.Server
-	relay   *process
-	health  string
+	// natsConf is the server's configuration, to start it again.
+	natsConf string
+	nats     *process
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	api      *simulator.Simulator
+	apiURL   *simulator.Server
+	relay    *process
+	health   string
 }
 
 // newSystem starts NATS and the API and sets the topology up. The relay is started by serve.
@@ -47,12 +49,12 @@ func newSystem(t *testing.T, script simulator.Script) *system {
 	s := &system{t: t, dir: t.TempDir()}
 	port := freePort(t)
 	s.natsURL = "nats://127.0.0.1:" + strconv.Itoa(port)
-	conf := filepath.Join(s.dir, "nats.conf")
+	s.natsConf = filepath.Join(s.dir, "nats.conf")
 	text := fmt.Sprintf("listen: 127.0.0.1:%d\nmax_payload: 8MB\njetstream { store_dir: %q }\n", port, filepath.Join(s.dir, "store"))
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(s.natsConf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.nats = startProcess(t, "nats-server", nil, programs.natsServer, "--config", conf)
+	s.nats = startProcess(t, "nats-server", nil, programs.natsServer, "--config", s.natsConf)
 	if out, errs, code := runProgram(t, s.natsEnv(), nil, programs.kexrelay, "setup", "--wait", "30s"); code != 0 {
 		t.Fatalf("setup: exit code %d\n%s%s", code, out, errs)
 	}
