@@ -50,7 +50,7 @@ func (r *Relay) recall(stop, work context.Context, turn *lane.Turn[*item]) bool 
 	it.recalled = true
 	p := &it.progress
 	p.attempts, p.unknowns, p.crashes = past.Attempts, past.Unknowns, past.Crashes
-	it.crashed = past.Left || past.Opened
+	it.crashed = (past.Left || past.Opened) && !past.Own
 	if past.Left {
 		p.unknowns++ // Nobody said how it ended, and now nobody will.
 		r.deps.Logger.Warn("update was being sent by a process that is gone; it may have been booked",
