@@ -52,9 +52,8 @@ type relayProcess struct {
 	// busy reports that enough lanes are runnable: intake pauses.
 	busy atomic.Bool
 
-	mu       sync.Mutex
-	stopping bool
-	retired  []*queue.Queue // kept for the last acks of what is being sent at the stop
+	mu      sync.Mutex
+	retired []*queue.Queue // kept for the last acks of what is being sent at the stop
 }
 
 // Run runs the relay until ctx ends, then stops it: nil after a clean stop. It returns an error that says what to do
@@ -122,11 +121,6 @@ func (p *relayProcess) start(ctx context.Context, opts Options, httpAddr string)
 func (p *relayProcess) run(ctx context.Context) error {
 	js := p.conn.Load().JetStream()
 	group, work := errgroup.WithContext(ctx)
-	context.AfterFunc(work, func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.stopping = true
-	})
 	leases := journal.NewLeases(js, p.cfg.Relay.Name, p.logger)
 	for _, part := range p.partitions {
 		group.Go(func() error { return p.runPartition(work, part, leases) })

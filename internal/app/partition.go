@@ -61,9 +61,9 @@ func (p *relayProcess) runPartition(ctx context.Context, part *partition, leases
 // it safe: with the lease in hand the consumer is unpinned and reset, so that everything unsettled comes again in
 // stream order; then the bound, the ledger and the results are read; only then updates are accepted.
 func (p *relayProcess) servePartition(ctx context.Context, part *partition, lease *journal.Lease) error {
-	ctx, cancel := context.WithCancel(ctx)
+	process := ctx
+	ctx, cancel := untilClosed(ctx, lease.Lost())
 	defer cancel()
-	context.AfterFunc(untilClosed(ctx, lease.Lost()), cancel)
 
 	logger := p.logger.With(slog.Int("partition", part.number))
 	started := time.Now()
@@ -73,7 +73,7 @@ func (p *relayProcess) servePartition(ctx context.Context, part *partition, leas
 	if err != nil {
 		return err
 	}
-	defer func() { p.retire(part, q) }()
+	defer func() { p.retire(part, q, process.Err() != nil) }()
 	if err := q.Reset(ctx); err != nil {
 		return err
 	}
@@ -97,16 +97,16 @@ func (p *relayProcess) servePartition(ctx context.Context, part *partition, leas
 	return q.Run(ctx, func(d *queue.Delivery) { p.relay.Accept(d, tenure) })
 }
 
-// retire forgets what a queue holds: at once if the lease was lost, after the last ack if the process stops.
-func (p *relayProcess) retire(part *partition, q *queue.Queue) {
-	part.queue.CompareAndSwap(q, nil)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.stopping {
-		p.retired = append(p.retired, q)
+// retire forgets what a queue holds: at once if the lease was lost, after the last ack if the process is stopping.
+func (p *relayProcess) retire(part *partition, q *queue.Queue, stopping bool) {
+	part.queue.Store(nil)
+	if !stopping {
+		q.Close()
 		return
 	}
-	q.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.retired = append(p.retired, q)
 }
 
 func (p *relayProcess) release(ctx context.Context, lease *journal.Lease) {
@@ -118,7 +118,7 @@ func (p *relayProcess) release(ctx context.Context, lease *journal.Lease) {
 }
 
 // untilClosed is a context that ends when the channel is closed, or with ctx.
-func untilClosed(ctx context.Context, closed <-chan struct{}) context.Context {
+func untilClosed(ctx context.Context, closed <-chan struct{}) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		defer cancel()
@@ -127,5 +127,5 @@ func untilClosed(ctx context.Context, closed <-chan struct{}) context.Context {
 		case <-ctx.Done():
 		}
 	}()
-	return ctx
+	return ctx, cancel
 }

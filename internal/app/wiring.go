@@ -16,7 +16,7 @@ import (
 
 // runnablePerWorker is how many lanes per worker are enough work: beyond them, intake pauses. Less and a worker
 // could find nothing between two fetches; more would only hold updates that are not sent yet.
-const runnablePerWorker = 16
+const runnablePerWorker = 4
 
 // newClient makes the API's client.
 func (p *relayProcess) newClient(version string) error {
