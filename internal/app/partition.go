@@ -15,6 +15,10 @@ import (
 // takeOverPause is how long to wait before a partition that could not be taken over is tried again.
 const takeOverPause = time.Second
 
+// quietTimeout bounds how long the hand-over waits, at a stop, for workers that have prepared a request and not sent
+// it: usually microseconds.
+const quietTimeout = 500 * time.Millisecond
+
 // partition is this process's part in one partition: it campaigns for the lease, and serves while it has it.
 type partition struct {
 	number int
@@ -94,7 +98,13 @@ func (p *relayProcess) servePartition(ctx context.Context, part *partition, leas
 	defer p.leased.Add(-1)
 	logger.Info("partition taken over", slog.Uint64("epoch", lease.Epoch()), slog.Uint64("bound", tenure.Bound()),
 		slog.Duration("took", time.Since(started)))
-	return q.Run(ctx, func(d *queue.Delivery) { p.relay.Accept(d, tenure) })
+	err = q.Run(ctx, func(d *queue.Delivery) { p.relay.Accept(d, tenure) })
+	if process.Err() != nil {
+		quiet, cancel := context.WithTimeout(context.WithoutCancel(ctx), quietTimeout)
+		defer cancel()
+		p.relay.Quiet(quiet)
+	}
+	return err
 }
 
 // retire forgets what a queue holds: at once if the lease was lost, after the last ack if the process is stopping.

@@ -56,7 +56,9 @@ func (r *Relay) send(stop, work context.Context, pass *hold.Pass, turn *lane.Tur
 		a := r.attempt(stop, work, pass, it, u)
 		v := r.decide(pass, it, u, &a, renewed)
 		r.observe(work, u, it, a, v)
-		if a.sent && v.action != deliver && v.action != deadLetter && v.action != leave {
+		switch {
+		case !a.sent, v.action == retry, v.action == repeat, v.action == keep:
+			// A definite end of this attempt, also if it never began. What was sent and interrupted has none.
 			it.tenure.Answered(r.ledgerEntry(it, it.progress.attempts, it.progress.requestID))
 		}
 		if v.action == repeat {
@@ -86,6 +88,7 @@ func (r *Relay) open(ctx context.Context, it *item) (*update.Update, error) {
 		if _, err := r.persist(ctx, func(ctx context.Context) error {
 			return it.tenure.Opening(ctx, r.ledgerEntry(it, it.progress.attempts, ""))
 		}); err != nil {
+			it.tenure.Answered(r.ledgerEntry(it, it.progress.attempts, ""))
 			return nil, err
 		}
 	}
@@ -106,7 +109,7 @@ func (r *Relay) notOpened(work context.Context, turn *lane.Turn[*item], u *updat
 			slog.Uint64("update_seq", turn.Item.delivery.Seq()))
 		turn.Item.delivery.Forget()
 		turn.Done()
-	case work.Err() != nil:
+	case f.Kind == fault.Interrupted: // Our own stop, or the end of the lease: recall drops it in the second case.
 		turn.Item.delivery.Release()
 		turn.ReturnFirst()
 	default:
@@ -152,18 +155,19 @@ func (r *Relay) attempt(stop, work context.Context, pass *hold.Pass, it *item, u
 	}
 	start := time.Now()
 	r.inFlight.Add(1)
+	r.settledDown()
 	answer, err := r.deps.Sender.Send(work, update.Request{
 		Vorgangsnummer: u.Vorgangsnummer, Kind: u.Kind,
 		TraceID: id, Traceparent: u.Traceparent, Tracestate: u.Tracestate,
 		Body: u.Body,
 	})
+	r.unsent.Add(1)
 	r.inFlight.Add(-1)
 	a := attempted{status: answer.Status, duration: time.Since(start), sent: true, fault: fault.Of(err)}
 	if a.fault != nil {
 		a.status = a.fault.Status
-		if a.fault.Kind == fault.Interrupted && !a.fault.Unknown {
-			a.sent = false // it never left, so it is no attempt
-			it.tenure.Answered(r.ledgerEntry(it, p.attempts, ""))
+		if neverLeft(a.fault) {
+			a.sent = false
 			return a
 		}
 	}
@@ -176,6 +180,12 @@ func (r *Relay) attempt(stop, work context.Context, pass *hold.Pass, it *item, u
 		p.unknowns++
 	}
 	return a
+}
+
+// neverLeft reports that a request was refused or given up before anything was sent: no attempt was made, and nothing
+// was learned about the API.
+func neverLeft(f *fault.Error) bool {
+	return f.Kind == fault.Interrupted && !f.Unknown || f.Kind == fault.Permanent && f.Reason == fault.Invalid
 }
 
 // record writes down that a POST is about to be made, and says why it must not be. Everything before it may have
@@ -204,7 +214,6 @@ func (r *Relay) record(stop context.Context, pass *hold.Pass, it *item, requestI
 	default:
 		return nil
 	}
-	it.tenure.Answered(r.ledgerEntry(it, attempts, ""))
 	return interrupted("the right to send, or the record of it, was no longer good")
 }
 

@@ -148,6 +148,10 @@ type Relay struct {
 	stuck    atomic.Int64  // writes that storage has refused and that are being repeated
 	single   single        // those that a crash interrupted are sent one at a time
 	waits    sync.WaitGroup
+
+	// unsent counts workers that may still write to the ledger without having sent anything: see Quiet.
+	unsent atomic.Int64
+	quiet  chan struct{}
 }
 
 // item is one update in its lane: what must be known of it even while its body is not in memory.
@@ -168,6 +172,7 @@ func New(cfg Config, deps Deps) *Relay {
 		limit = rate.Limit(cfg.Rate)
 	}
 	return &Relay{
+		quiet: make(chan struct{}, 1),
 		cfg:   cfg,
 		deps:  deps,
 		lanes: lane.New[*item](deps.OnReady),
@@ -226,7 +231,33 @@ func (r *Relay) work(stop, work context.Context) {
 			pass.Leave(hold.Signal{})
 			continue
 		}
+		r.unsent.Add(1)
 		r.handle(stop, work, pass, turn)
+		r.settledDown()
+	}
+}
+
+// settledDown says that a worker has nothing unsent in hand any more.
+func (r *Relay) settledDown() {
+	if r.unsent.Add(-1) > 0 {
+		return
+	}
+	select {
+	case r.quiet <- struct{}{}:
+	default:
+	}
+}
+
+// Quiet waits, after the stop, until no worker is between taking an update and sending it, or until ctx ends. What
+// remains is being sent or settled; whatever was only prepared has been taken back in the ledger. A lease should be
+// handed over after it: a successor then has to wait for nothing but real requests.
+func (r *Relay) Quiet(ctx context.Context) {
+	for r.unsent.Load() > 0 {
+		select {
+		case <-r.quiet:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 // tells of it. While NATS refuses, the publish is repeated (never the POST) and everything else is held.
 func (r *Relay) settle(ctx context.Context, turn *lane.Turn[*item], s *update.Settlement) {
 	it := turn.Item
+	r.settledDown() // What is being settled may take long, and holds up no hand-over.
+	defer r.unsent.Add(1)
 	if _, err := r.persist(ctx, func(ctx context.Context) error { return r.deps.Journal.Settle(ctx, s) }); err != nil {
 		r.deps.Logger.Error("update was not settled before the stop; it stays in the stream and is looked into at the next start",
 			append(identity(s.Update), slog.Any("error", err))...)
