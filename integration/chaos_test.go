@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -133,7 +134,7 @@ func (c *chaos) publishAll(ctx context.Context, vorgaenge int) {
 		m.Header.Set("Nats-Msg-Id", u.traceID)
 		m.Header.Set("X-TraceId", u.traceID)
 		for {
-			try, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			try, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 			ack, err := c.js.PublishMsg(try, m)
 			cancel()
 			if err == nil {
@@ -162,6 +163,9 @@ func (c *chaos) breakSomething() {
 		wait(100*time.Millisecond, 3*time.Second)
 		c.replicas[i] = c.startReplica(i)
 	case 4, 5:
+		eventually(c.t, 20*time.Second, "the replica has started", func() bool {
+			return strings.Contains(replica.output.String(), `"msg":"starting"`)
+		})
 		if err := replica.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			c.t.Errorf("stopping a replica: %v", err)
 		}

@@ -82,11 +82,7 @@ func Run(ctx context.Context, opts Options) error {
 	p.conn.Store(conn)
 	defer p.drainConnection(ctx)
 
-	err = p.start(ctx, opts, server.Addr())
-	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
-		return nil
-	}
-	return err
+	return unlessStopped(ctx, p.start(ctx, opts, server.Addr()))
 }
 
 // start binds to the topology, then runs until ctx ends or something is lost for good.

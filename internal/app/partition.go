@@ -27,37 +27,41 @@ type partition struct {
 	queue atomic.Pointer[queue.Queue]
 }
 
-// runPartition campaigns and serves in turn until ctx ends. An error means that nothing but a new process, or an operator,
-// can help.
+// runPartition campaigns and serves in turn until ctx ends. An error means that nothing but a new process, or an
+// operator, can help.
 func (p *relayProcess) runPartition(ctx context.Context, part *partition, leases *journal.Leases) error {
-	for {
+	for ctx.Err() == nil {
 		lease, err := leases.Campaign(ctx, part.number)
-		if ctx.Err() != nil {
-			if lease != nil {
-				p.release(ctx, lease)
-			}
-			return nil
-		}
 		if err != nil {
-			return fmt.Errorf("campaigning for partition %d: %w", part.number, err)
+			return unlessStopped(ctx, fmt.Errorf("campaigning for partition %d: %w", part.number, err))
 		}
-		err = p.servePartition(ctx, part, lease)
+		err = unlessStopped(ctx, p.servePartition(ctx, part, lease))
 		// At once, before what is being sent is answered: the next replica goes on with everything else meanwhile.
 		p.release(ctx, lease)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, queue.ErrConsumerGone), errors.Is(err, queue.ErrConnectionClosed):
+		if errors.Is(err, queue.ErrConsumerGone) || errors.Is(err, queue.ErrConnectionClosed) {
 			return err
-		case err != nil:
-			p.logger.Warn("partition could not be served; trying again",
-				slog.Int("partition", part.number), slog.Any("error", err))
-			select {
-			case <-time.After(takeOverPause):
-			case <-ctx.Done():
-				return nil
-			}
 		}
+		if err != nil {
+			p.logger.Warn("partition could not be served; trying again", slog.Int("partition", part.number), slog.Any("error", err))
+			pause(ctx, takeOverPause)
+		}
+	}
+	return nil
+}
+
+// unlessStopped is err, or nil once the process was told to stop: whatever failed then, failed because of it.
+func unlessStopped(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// pause waits, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
 	}
 }
 
