@@ -118,7 +118,7 @@ func (q *Queue) take(meta ackMeta, m *nats.Msg, request uint64, beyond int64) in
 		q.waiting.push(d)
 	}
 	q.shedLocked()
-	if q.bytes > q.cfg.MaxBytes+beyond {
+	if d.body != nil && q.bytes > q.cfg.MaxBytes+beyond { // What waits in its lane may have just been shed.
 		q.dropLocked(d)
 	}
 	return intake{update: d}

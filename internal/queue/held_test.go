@@ -326,6 +326,25 @@ func TestABodyFarBeyondTheBudgetIsNotKept(t *testing.T) {
 	}
 }
 
+// Bodies read again for their turn count too and may pass the budget by far; what arrives behind one of them is shed
+// at once.
+func TestABodyShedOnArrivalIsNotDroppedTwice(t *testing.T) {
+	q := &Queue{cfg: Config{MaxBytes: mebi}.withDefaults(), holding: newHolding(10), wake: make(chan struct{}, 1)}
+	add := func(seq uint64, vorgang int) *Delivery {
+		m := &nats.Msg{Subject: subject(vorgang), Data: document(1, 8*mebi), Reply: "r"}
+		return q.take(ackMeta{streamSeq: seq, consumerSeq: seq}, m, 1, chunkBytes).update
+	}
+	for _, d := range []*Delivery{add(1, 1), add(2, 2)} {
+		if _, ok, err := d.use(newBody(nil, document(1, 8*mebi), 8*mebi)); !ok || err != nil {
+			t.Fatalf("taking update %d: %t, %v", d.seq, ok, err)
+		}
+	}
+	dropped := q.dropped
+	if d := add(3, 1); d == nil || d.body != nil || q.bodies != 2 || q.dropped != dropped+1 {
+		t.Errorf("%d bodies, %d dropped after the second of a lane", q.bodies, q.dropped-dropped)
+	}
+}
+
 func TestShedding(t *testing.T) {
 	q := &Queue{cfg: Config{MaxBytes: 10_000}.withDefaults(), holding: newHolding(10), wake: make(chan struct{}, 1)}
 	add := func(seq uint64, vorgang int) *Delivery {
