@@ -25,9 +25,12 @@ type unproven struct {
 	recent, older []string
 	turned        time.Time
 	proof         uint64
+	// last is the last ack of all, proven or not.
+	last string
 }
 
 func (u *unproven) add(reply string) {
+	u.last = reply
 	if len(u.recent)+len(u.older) < maxUnproven {
 		u.recent = append(u.recent, reply)
 	}

@@ -100,8 +100,8 @@ func (c *Conn) Stats() ConnStats {
 
 func (c *Conn) reconnects() uint64 { return c.nc.Stats().Reconnects }
 
-// Drain sends what is still buffered (acks above all), waits until the server has taken it, and closes the
-// connection. When ctx ends first, or no server is connected, the connection is closed as it is and an error is
+// Drain sends what is still buffered (acks above all), waits until the server has read it, and closes the
+// connection; [Queue.AwaitAcks] before it waits for what the server makes of the acks. When ctx ends first, or no server is connected, the connection is closed as it is and an error is
 // returned: acks may be lost, and their updates come again.
 func (c *Conn) Drain(ctx context.Context) error {
 	defer c.nc.Close()

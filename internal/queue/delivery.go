@@ -122,8 +122,8 @@ func (d *Delivery) Park() {
 // is kept, and after a reconnect it is sent again if the server may not have read it, as long as Run is running. An
 // ack that is lost nevertheless (a server killed within the next 100 ms has forgotten it) makes the update come
 // again; it is then acked again and not handed over, unless this process has ended or has settled twice
-// MaxAckPending other updates since, at least 65,536. [Conn.Drain] waits until the server has read all acks. A second
-// Ack, or one after Forget, does nothing. The error is ErrConnectionClosed.
+// MaxAckPending other updates since, at least 65,536. [Queue.AwaitAcks] waits until the server has applied all acks.
+// A second Ack, or one after Forget, does nothing. The error is ErrConnectionClosed.
 func (d *Delivery) Ack(_ context.Context) error {
 	q := d.q
 	q.mu.Lock()

@@ -46,7 +46,8 @@ func TestResetBringsWhatAFormerProcessHeldInOrder(t *testing.T) {
 	conn := prepared(t)
 	fill(t, conn, 300, 20)
 	other := connect(t, ConnectOptions{URL: conn.Server()}, Hooks{})
-	former := start(t, open(t, other, Config{}))
+	dying := open(t, other, Config{})
+	former := start(t, dying)
 	taken := former.await(300)
 	var left []uint64
 	for i, d := range taken {
@@ -56,7 +57,7 @@ func TestResetBringsWhatAFormerProcessHeldInOrder(t *testing.T) {
 			left = append(left, d.Seq())
 		}
 	}
-	if err := other.flush(t.Context()); err != nil {
+	if err := dying.AwaitAcks(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	other.NATS().Close() // It dies without a word: its pin lasts, its updates are not due for 30 s.

@@ -62,6 +62,9 @@ func TestLeastPrivilegeIsEnough(t *testing.T) {
 		text(t, d)
 	}
 	ackAll(t, taken)
+	if err := q.AwaitAcks(t.Context()); err != nil {
+		t.Error(err)
+	}
 	eventually(t, "the stream is empty", func() bool { return stored(t, monitor) == 0 })
 	for _, conn := range []*Conn{relay, publisher, monitor} {
 		if got := conn.Stats().PermissionViolations; got != 0 {
