@@ -65,23 +65,13 @@ func (c *publishCommand) check(cmd *cobra.Command, first string) error {
 			return usagef("%q looks like the time to wait: write --wait=%s", first, first)
 		}
 	}
-	if len(c.id) > update.MaxIDLength || !visible(c.id) {
-		return usagef("--id: not 1 to %d printable ASCII characters without spaces", update.MaxIDLength)
+	if c.id != "" && !update.ValidID(c.id) {
+		return usagef("--id: not 1 to %d printable ASCII characters, of which the first and the last are no spaces", update.MaxIDLength)
 	}
-	if len(c.traceID) > update.MaxTraceIDLength || !visible(c.traceID) {
+	if c.traceID != "" && !update.ValidTraceID(c.traceID) {
 		return usagef("--trace-id: not 1 to %d printable ASCII characters without spaces", update.MaxTraceIDLength)
 	}
 	return nil
-}
-
-// visible reports whether text is of printable ASCII characters without spaces.
-func visible(text string) bool {
-	for i := range len(text) {
-		if text[i] <= ' ' || text[i] > '~' {
-			return false
-		}
-	}
-	return true
 }
 
 // item is one update to publish. Its body is made when its turn comes, so that only one is in memory.

@@ -67,7 +67,7 @@ func TestTraceIDs(t *testing.T) {
 	seen := map[string]bool{}
 	for range 1000 {
 		id := newTraceID("sys")
-		if !strings.HasPrefix(id, "sys") || !visible(id) || len(id) > update.MaxTraceIDLength || seen[id] {
+		if !strings.HasPrefix(id, "sys") || !update.ValidTraceID(id) || seen[id] {
 			t.Fatalf("bad trace ID %q", id)
 		}
 		seen[id] = true

@@ -124,8 +124,8 @@ func (c *Client) endpoint(r update.Request) (*url.URL, *fault.Error) {
 		return invalid("the Vorgangsnummer must be 1 to 64 letters, digits, - or _")
 	case len(r.Body) == 0:
 		return invalid("the body is empty")
-	case r.TraceID == "" || !isPrintable(r.TraceID):
-		return invalid("the trace ID must be printable ASCII")
+	case !update.ValidRequestTraceID(r.TraceID):
+		return invalid("the trace ID must be printable ASCII without spaces")
 	}
 	u := *c.base
 	tail := "/vorgang/" + r.Vorgangsnummer + "/" + string(r.Kind) // Nothing in it needs escaping.

@@ -238,6 +238,8 @@ func TestInvalidRequestsAreNeverSent(t *testing.T) {
 		"no body":       func(r *update.Request) { r.Body = nil },
 		"no trace":      func(r *update.Request) { r.TraceID = "" },
 		"header escape": func(r *update.Request) { r.TraceID = "a\r\nb" },
+		"trace's space": func(r *update.Request) { r.TraceID = "a b" },
+		"endless trace": func(r *update.Request) { r.TraceID = strings.Repeat("x", 1000) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := commentsRequest("x")

@@ -21,7 +21,6 @@ const (
 	publishTimeout = 3 * time.Second
 	// noStreamPatience is how long nobody may listen for updates: an election takes some 6 s.
 	noStreamPatience = 10 * time.Second
-	maxMsgIDLength   = 255
 )
 
 // Why an update could not be published.
@@ -40,9 +39,9 @@ type PublishRequest struct {
 	Kind           update.Kind
 	// Body is what the API is to get, byte for byte.
 	Body []byte
-	// MsgID is the idempotency key, 1 to 255 printable ASCII characters; empty means a random one.
+	// MsgID is the idempotency key, see [update.ValidID]; empty means a random one.
 	MsgID string
-	// TraceID is sent as X-TraceId; empty leaves it to the relay.
+	// TraceID is sent as X-TraceId, see [update.ValidTraceID]; empty leaves it to the relay.
 	TraceID string
 	// Header is sent as well. MsgID and TraceID go before it.
 	Header map[string][]string
@@ -151,8 +150,11 @@ func (r PublishRequest) message() (*nats.Msg, error) {
 	if r.MsgID == "" {
 		r.MsgID = nuid.Next()
 	}
-	if !printable(r.MsgID) || len(r.MsgID) > maxMsgIDLength {
-		return nil, fmt.Errorf("publishing an update: its ID must be 1 to %d printable ASCII characters", maxMsgIDLength)
+	if !update.ValidID(r.MsgID) {
+		return nil, fmt.Errorf("publishing an update: its ID must be 1 to %d printable ASCII characters, no space first or last", update.MaxIDLength)
+	}
+	if r.TraceID != "" && !update.ValidTraceID(r.TraceID) {
+		return nil, fmt.Errorf("publishing an update: its trace ID must be 1 to %d printable ASCII characters without spaces", update.MaxTraceIDLength)
 	}
 	message := nats.NewMsg(subject)
 	maps.Copy(message.Header, r.Header)
@@ -162,15 +164,6 @@ func (r PublishRequest) message() (*nats.Msg, error) {
 	}
 	message.Data = r.Body
 	return message, nil
-}
-
-func printable(text string) bool {
-	for _, c := range []byte(text) {
-		if c <= ' ' || c > '~' {
-			return false
-		}
-	}
-	return true
 }
 
 // explain says what to do about a publish that failed.

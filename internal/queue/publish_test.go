@@ -37,8 +37,12 @@ func TestPublishStoresWhatItIsGiven(t *testing.T) {
 	if err != nil || !again.Duplicate || again.Seq != 1 {
 		t.Errorf("the same again: %+v, %v", again, err)
 	}
+	spaced, err := p.Publish(t.Context(), comments("123456", "crm 4711"))
+	if err != nil || spaced.MsgID != "crm 4711" {
+		t.Errorf("an ID that JetStream takes: %+v, %v", spaced, err)
+	}
 	random, err := p.Publish(t.Context(), comments("123456", ""))
-	if err != nil || random.MsgID == "" || random.Duplicate || random.Seq != 2 {
+	if err != nil || random.MsgID == "" || random.Duplicate || random.Seq != 3 {
 		t.Errorf("without an ID: %+v, %v", random, err)
 	}
 	d := start(t, open(t, conn, Config{})).await(2)[0]
@@ -58,7 +62,8 @@ func TestPublishRefusesWhatCanNeverBeRight(t *testing.T) {
 		"vorgangsnummer": comments("a.b", "id"),
 		"wildcard":       comments("*", "id"),
 		"kind":           {Vorgangsnummer: "1", Kind: "brief"},
-		"id":             comments("1", "with space"),
+		"id":             comments("1", "trailing space "),
+		"trace ID":       {Vorgangsnummer: "1", Kind: update.Comments, Body: []byte(`["x"]`), TraceID: "with space"},
 		"long id":        comments("1", strings.Repeat("x", 256)),
 	} {
 		if result, err := NewPublisher(conn).Publish(t.Context(), r); err == nil || result.Tries != 0 {

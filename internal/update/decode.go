@@ -16,7 +16,7 @@ const generatedIDPrefix = "KEX_UPDATES-"
 //
 // newTraceID makes a trace ID for an update that has none; it is not called otherwise. Body and Header of the
 // update are the message's own, not copies: nobody may change them. On a replay (m.Replay) the update's ID and
-// trace ID are those of the claim; what a publisher writes into Kex-* headers is never read.
+// trace ID are those of the claim, if they can be used; what a publisher writes into Kex-* headers is never read.
 func Decode(m Message, newTraceID func() string) (*Update, error) {
 	u, err := Envelope(m, newTraceID)
 	if err != nil {
@@ -53,7 +53,8 @@ func Envelope(m Message, newTraceID func() string) (*Update, error) {
 func (u *Update) identify(h headers, newTraceID func() string) {
 	u.Traceparent, u.Tracestate = traceContext(h)
 	if u.Replay != nil {
-		u.ID, u.TraceID = u.Replay.UpdateID, u.Replay.TraceID
+		u.ID = u.Replay.UpdateID
+		u.TraceID, u.PublisherTraceID = usableTraceID(u.Replay.TraceID)
 	} else {
 		u.ID, u.Note = publisherID(h)
 		u.TraceID, u.PublisherTraceID = publisherTraceID(h)

@@ -9,7 +9,24 @@ import (
 const (
 	MaxIDLength      = 255 // Bytes of a Nats-Msg-Id.
 	MaxTraceIDLength = 128 // Bytes of an X-TraceId.
+	// maxSuffix is the longest that Update.RequestTraceID adds: -r<k>-<n>.
+	maxSuffix = 2 + 19 + 1 + 19
 )
+
+// ValidID reports whether s can be an update's ID, as JetStream takes it in a Nats-Msg-Id: 1 to MaxIDLength printable
+// ASCII characters, the first and the last of which are no spaces, for readers of headers drop those.
+func ValidID(s string) bool {
+	return printable(s, MaxIDLength) && s[0] != ' ' && s[len(s)-1] != ' '
+}
+
+// ValidTraceID reports whether s can be an update's trace ID: 1 to MaxTraceIDLength printable ASCII characters without
+// any space, for it is sent on in an HTTP header and begins the trace IDs of all requests.
+func ValidTraceID(s string) bool { return len(s) <= MaxTraceIDLength && ValidRequestTraceID(s) }
+
+// ValidRequestTraceID reports whether s can be a request's trace ID: what Update.RequestTraceID makes of a valid one.
+func ValidRequestTraceID(s string) bool {
+	return printable(s, MaxTraceIDLength+maxSuffix) && !strings.Contains(s, " ")
+}
 
 // headers are the ones an update's identity is made of. All others belong to the publisher; Kex-* ones are ours
 // alone and ignored on an update, whoever wrote them.
@@ -92,7 +109,7 @@ func publisherID(h headers) (id, note string) {
 	case h.msgID.name != HeaderMsgID:
 		return "", "header " + HeaderMsgID + " is misspelt " + h.msgID.name +
 			": the server does not deduplicate by it, and it is not the update's ID"
-	case !printable(id, MaxIDLength):
+	case !ValidID(id):
 		return "", "header " + HeaderMsgID + " is not 1 to " + strconv.Itoa(MaxIDLength) +
 			" printable ASCII characters: it is not the update's ID"
 	}
@@ -101,8 +118,12 @@ func publisherID(h headers) (id, note string) {
 
 // publisherTraceID is the publisher's trace ID, or "" and what can be shown of an invalid one.
 func publisherTraceID(h headers) (id, shown string) {
-	id = h.traceID.first()
-	if id == "" || printable(id, MaxTraceIDLength) {
+	return usableTraceID(h.traceID.first())
+}
+
+// usableTraceID is id if it is valid, or "" and what can be shown of it.
+func usableTraceID(id string) (usable, shown string) {
+	if id == "" || ValidTraceID(id) {
 		return id, ""
 	}
 	return "", makePrintable(id)

@@ -1,6 +1,7 @@
 package update_test
 
 import (
+	"math"
 	"strings"
 	"testing"
 
@@ -68,12 +69,70 @@ func TestTraceIDIsThePublishersIfItCanBeUsed(t *testing.T) {
 		"longest":      {map[string][]string{"X-TraceId": {strings.Repeat("x", 128)}}, strings.Repeat("x", 128), ""},
 		"too long":     {map[string][]string{"X-TraceId": {strings.Repeat("x", 129)}}, madeTraceID, strings.Repeat("x", 128)},
 		"immense":      {map[string][]string{"X-TraceId": {strings.Repeat("ä", 60_000)}}, madeTraceID, strings.Repeat("?", 128)},
+		"a space":      {map[string][]string{"X-TraceId": {"abc def"}}, madeTraceID, "abc def"},
+		"trimmed":      {map[string][]string{"X-TraceId": {" sys1\t"}}, "sys1", ""},
 		"not ASCII":    {map[string][]string{"X-TraceId": {"sys-ä"}}, madeTraceID, "sys-??"},
 		"control":      {map[string][]string{"X-TraceId": {"a\r\nb\x00\x7f"}}, madeTraceID, "a??b??"},
 	} {
 		for range 8 {
 			if u := decodeHeader(c.header); u.TraceID != c.id || u.PublisherTraceID != c.shown {
 				t.Errorf("%s: got %q, told %q, want %q, %q", name, u.TraceID, u.PublisherTraceID, c.id, c.shown)
+			}
+		}
+	}
+}
+
+func TestIDsAreValidOrNot(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		text                 string
+		id, traceID, request bool
+	}{
+		{"", false, false, false},
+		{"crm-4711~!", true, true, true},
+		{"crm 4711", true, false, false},
+		{" crm", false, false, false},
+		{"crm ", false, false, false},
+		{"ä", false, false, false},
+		{"a\x7f", false, false, false},
+		{"a\n", false, false, false},
+		{strings.Repeat("x", 128), true, true, true},
+		{strings.Repeat("x", 129), true, false, true},
+		{strings.Repeat("x", 170), true, false, false},
+		{strings.Repeat("x", 255), true, false, false},
+		{strings.Repeat("x", 256), false, false, false},
+	} {
+		if got := update.ValidID(c.text); got != c.id {
+			t.Errorf("%q is an ID: %v", c.text, got)
+		}
+		if got := update.ValidTraceID(c.text); got != c.traceID {
+			t.Errorf("%q is a trace ID: %v", c.text, got)
+		}
+		if got := update.ValidRequestTraceID(c.text); got != c.request {
+			t.Errorf("%q is a request's trace ID: %v", c.text, got)
+		}
+	}
+}
+
+// Whatever the publisher wrote and however often it was tried: the API's client takes the trace ID.
+func TestEveryRequestsTraceIDIsValid(t *testing.T) {
+	t.Parallel()
+	longest := strings.Repeat("x", update.MaxTraceIDLength)
+	for _, id := range []string{"sys1", longest, longest + "x", "abc def", "ä", ""} {
+		for _, replay := range []*update.Replay{nil, {UpdateID: "a", TraceID: id, Replays: math.MaxInt}} {
+			u, err := update.Decode(update.Message{
+				Subject: commentsSubject, Header: map[string][]string{"X-TraceId": {id}}, Body: []byte(`["a"]`), Replay: replay,
+			}, makeTraceID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, n := range []int{1, math.MaxInt} {
+				if request := u.RequestTraceID(n); !update.ValidRequestTraceID(request) {
+					t.Errorf("X-TraceId %q gives the request %q", id, request)
+				}
+			}
+			if !update.ValidTraceID(id) && u.PublisherTraceID == "" && id != "" {
+				t.Errorf("X-TraceId %q is not told", id)
 			}
 		}
 	}
