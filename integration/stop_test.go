@@ -101,3 +101,17 @@ func TestReplayOfAFixedDeadLetterIsDeliveredOnce(t *testing.T) {
 		t.Errorf("results by outcome %v, want %d of each", outcomes, replays)
 	}
 }
+
+// A stop is clean also before NATS was ever reached.
+func TestStopWhileNATSIsAway(t *testing.T) {
+	s := newSystem(t, simulator.Script{})
+	s.nats.kill()
+	s.serve()
+	eventually(t, 10*time.Second, "/readyz says that NATS is away", func() bool {
+		_, reason := s.ready()
+		return reason == "no_nats"
+	})
+	if code := s.relay.terminate(t, 10*time.Second); code != 0 {
+		t.Errorf("exit code %d after SIGTERM\n%s", code, tail(s.relay.output.String(), 5))
+	}
+}
