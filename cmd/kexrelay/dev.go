@@ -98,8 +98,12 @@ func (c *devCommand) run(ctx context.Context) (err error) {
 		err = errors.New("not every sample came out as it should: see the table")
 	case !c.once:
 		c.sayWhatNow()
-		<-ctx.Done()
-		fmt.Fprintln(c.env.stderr, "stopping")
+		select {
+		case <-ctx.Done():
+			fmt.Fprintln(c.env.stderr, "stopping")
+		case err := <-ended:
+			return errors.Join(errors.New("the relay ended"), err)
+		}
 	}
 	cancel()
 	return errors.Join(err, <-ended)

@@ -138,6 +138,7 @@ func (g *Gate) raiseLocked(reason fault.Reason, wait time.Duration, detail strin
 	now := time.Now()
 	if on, ok := g.holds[reason]; ok {
 		on.Booking = on.Booking && booking
+		on.Detail = detail // the latest says most
 		if due := now.Add(wait); wait > 0 && due.After(on.NextProbe) {
 			on.NextProbe = due
 			g.rev++
@@ -184,6 +185,16 @@ func (h *hold) next(now time.Time, wait time.Duration) time.Time {
 		wait = max(wait, unauthorizedEvery)
 	}
 	return now.Add(wait)
+}
+
+// ProbeNow makes the next probe of a hold due, if it is on and was only waiting for the pace of the retry policy.
+func (g *Gate) ProbeNow(reason fault.Reason) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if on, ok := g.holds[reason]; ok && !on.NextProbe.IsZero() {
+		on.NextProbe = time.Now()
+		g.notifyLocked()
+	}
 }
 
 // Clear ends a hold, if it is on.

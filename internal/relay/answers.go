@@ -39,17 +39,20 @@ type goodAnswer struct {
 
 // rows is what the answers in a row say after one more of them.
 type rows struct {
-	// refused counts the different Vorgänge refused in a row, this one included.
-	refused int
+	// refused counts the different Vorgänge refused in a row, this one included; refusedNow reports that this very
+	// answer made the row long enough for a hold.
+	refused    int
+	refusedNow bool
 	// outage reports that the row of failures is long enough for a hold, unknown that the outcome of one of them
 	// is not known.
 	outage, unknown bool
 }
 
-// record takes note of one answer and gives the rows it ends or prolongs. lanes is how many Vorgänge have work.
-func (a *answers) record(key string, kind hold.SignalKind, unknown bool, lanes int, now time.Time) rows {
+// record takes note of one answer, booked if it was a success, and gives the rows it ends or prolongs. lanes is how many Vorgänge have work.
+func (a *answers) record(key string, kind hold.SignalKind, booked, unknown bool, lanes int, now time.Time) rows {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	refusedBefore := len(a.refusedKeys)
 	switch kind {
 	case hold.Failed:
 		a.failedLocked(key, unknown, now)
@@ -63,16 +66,20 @@ func (a *answers) record(key string, kind hold.SignalKind, unknown bool, lanes i
 		}
 	case hold.Works:
 		a.goodLocked(key, now)
-		clear(a.refusedKeys)
+		// A refusal for another reason, a 404 say, does not show that we have the right.
+		if booked {
+			clear(a.refusedKeys)
+		}
 	case hold.Throttled, hold.Unauthorized:
 		a.goodLocked(key, now)
 	case hold.Nothing:
 	}
 	enough := len(a.failedKeys) >= outageKeys || (len(a.failedKeys) >= lanes && now.Sub(a.failingSince) >= outageAge)
 	return rows{
-		refused: len(a.refusedKeys),
-		outage:  a.failures >= outageRow && enough,
-		unknown: a.unknownInRow,
+		refused:    len(a.refusedKeys),
+		refusedNow: len(a.refusedKeys) == refusedRow && refusedBefore < refusedRow,
+		outage:     a.failures >= outageRow && enough,
+		unknown:    a.unknownInRow,
 	}
 }
 
@@ -110,4 +117,13 @@ func (a *answers) othersWorkSince(key string, since time.Time) bool {
 		}
 	}
 	return false
+}
+
+// narrow reports whether the row of failures is about so few Vorgänge that one more, key, could tell whether the API
+// or only they are in trouble.
+func (a *answers) narrow(key string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, failed := a.failedKeys[key]
+	return !failed && a.failures > 0 && len(a.failedKeys) < outageKeys
 }

@@ -28,6 +28,10 @@ func (r *Relay) handle(stop, work context.Context, pass *hold.Pass, turn *lane.T
 		return
 	}
 	it := turn.Item
+	if it.progress.unknowns > maxUnknown && !it.crashed {
+		r.handleSpent(work, pass, turn)
+		return
+	}
 	if it.crashed {
 		if !r.single.enter(turn) {
 			pass.Leave(hold.Signal{})
@@ -54,7 +58,7 @@ func (r *Relay) send(stop, work context.Context, pass *hold.Pass, turn *lane.Tur
 	it := turn.Item
 	for renewed := false; ; renewed = true {
 		a := r.attempt(stop, work, pass, it, u)
-		v := r.decide(pass, it, u, &a, renewed)
+		v := r.decide(it, u, &a, renewed)
 		r.observe(work, u, it, a, v)
 		switch {
 		case !a.sent, v.action == retry, v.action == repeat, v.action == keep:
@@ -218,13 +222,12 @@ func (r *Relay) record(stop context.Context, pass *hold.Pass, it *item, requestI
 }
 
 // decide gathers the circumstances of an answer and lets judge decide.
-func (r *Relay) decide(pass *hold.Pass, it *item, u *update.Update, a *attempted, renewed bool) verdict {
+func (r *Relay) decide(it *item, u *update.Update, a *attempted, renewed bool) verdict {
 	p, f, now := &it.progress, a.fault, time.Now()
-	p.lastStatus = a.status
-	c := circumstances{sent: a.sent, renewed: renewed, probe: pass.Probe()}
+	c := circumstances{sent: a.sent, renewed: renewed}
 	if a.sent {
 		unknown := f != nil && f.Unknown
-		a.rows = r.answers.record(u.Vorgangsnummer, signal(f, true).Kind, unknown, r.lanes.Stats().Lanes, now)
+		a.rows = r.answers.record(u.Vorgangsnummer, signal(f, true).Kind, f == nil, unknown, r.lanes.Stats().Lanes, now)
 	}
 	if f != nil {
 		c.rows = a.rows
@@ -263,7 +266,7 @@ func (r *Relay) carryOut(work context.Context, turn *lane.Turn[*item], u *update
 		r.settle(work, turn, r.settlement(it, u, a, update.DeadLettered, v.reason))
 	case retry:
 		it.delivery.Park()
-		turn.Retry(it.progress.delay(r.cfg.RetryInitial, r.cfg.RetryMaxInterval))
+		turn.Retry(max(it.progress.delay(r.cfg.RetryInitial, r.cfg.RetryMaxInterval), v.wait))
 	case keep:
 		it.delivery.Park()
 		turn.Return()

@@ -56,7 +56,7 @@ type verdict struct {
 	action action
 	// reason is the dead letter's.
 	reason fault.Reason
-	// hold is raised with it, if not empty; wait is the pause that was asked for.
+	// hold is raised with it, if not empty; wait is the pause that was asked for, also for a retry.
 	hold fault.Reason
 	wait time.Duration
 }
@@ -65,9 +65,8 @@ type verdict struct {
 type circumstances struct {
 	// sent reports whether a POST was made. Without one, the failure is the token endpoint's or the message's.
 	sent bool
-	// renewed reports that the attempt already was the repeat with a fresh token, probe that sending is held and
-	// this was a probe.
-	renewed, probe bool
+	// renewed reports that the attempt already was the repeat with a fresh token.
+	renewed bool
 	// held reports whether a hold for the answer's own reason is on.
 	held bool
 	// unknowns and throttles of this update, this answer included.
@@ -89,9 +88,9 @@ func judge(cfg Config, f *fault.Error, c circumstances) verdict {
 	case fault.Permanent:
 		return judgePermanent(f, c)
 	case fault.Systemic:
-		// A single 401 only says that the token was no longer good: one repeat with a fresh one. A probe does
-		// without, so that a rejected secret is not tried twice as often.
-		if f.Reason == fault.Unauthorized && c.sent && !c.renewed && !c.probe {
+		// A single 401 only says that the token was no longer good: one repeat with a fresh one. A probe of this very
+		// hold does without, so that a rejected secret is not tried twice as often.
+		if f.Reason == fault.Unauthorized && c.sent && !c.renewed && !c.held {
 			return verdict{action: repeat}
 		}
 		return verdict{action: keep, hold: f.Reason, wait: f.RetryAfter}
@@ -115,10 +114,10 @@ func judgePermanent(f *fault.Error, c circumstances) verdict {
 	// One Vorgang may be none of ours; five in a row without a success mean that we lack the right ourselves. Those
 	// that were on their way meanwhile are not dead letters.
 	switch {
-	case c.held || c.rows.refused > refusedRow:
-		return verdict{action: keep, hold: fault.Forbidden}
-	case c.rows.refused == refusedRow:
+	case c.rows.refusedNow:
 		return verdict{action: deadLetter, reason: fault.Forbidden, hold: fault.Forbidden}
+	case c.held || c.rows.refused >= refusedRow:
+		return verdict{action: keep, hold: fault.Forbidden}
 	default:
 		return verdict{action: deadLetter, reason: fault.Forbidden}
 	}
@@ -129,14 +128,17 @@ func judgeTransient(cfg Config, f *fault.Error, c circumstances) verdict {
 	case !c.sent:
 		// No POST was made: the token endpoint fails, and it fails for everybody.
 		return verdict{action: keep, hold: f.Reason, wait: f.RetryAfter}
-	case f.Unknown && (cfg.ParkUnknown || c.unknowns > maxUnknown):
+	case f.Unknown && cfg.ParkUnknown:
+		// The policy is never to repeat it, so waiting for the end of a hold would not help it.
 		return verdict{action: deadLetter, reason: fault.UnknownOutcome}
 	case c.held || c.rows.outage:
 		return verdict{action: keep, hold: fault.Outage}
+	case f.Unknown && c.unknowns > maxUnknown:
+		return verdict{action: deadLetter, reason: fault.UnknownOutcome}
 	case c.othersWork && c.spent >= cfg.RetryBudget:
 		return verdict{action: deadLetter, reason: fault.Exhausted}
 	default:
-		return verdict{action: retry}
+		return verdict{action: retry, wait: f.RetryAfter}
 	}
 }
 

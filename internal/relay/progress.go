@@ -15,8 +15,7 @@ type progress struct {
 	// unknowns counts the POSTs whose outcome nobody knows, throttles the answers that asked for a pause.
 	unknowns, throttles int
 	// crashes counts the processes that died with it.
-	crashes    int
-	lastStatus int
+	crashes int
 
 	firstFailureAt, lastFailureAt time.Time
 	heldAtFailure                 time.Duration

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kexrelay/internal/fault"
+	"kexrelay/internal/hold"
 	"kexrelay/internal/lane"
 	"kexrelay/internal/update"
 )
@@ -22,6 +23,9 @@ const leaseMoment = 100 * time.Millisecond
 func (r *Relay) recall(stop, work context.Context, turn *lane.Turn[*item]) bool {
 	it := turn.Item
 	if lost(it.tenure) {
+		if it.spent {
+			r.spent.Add(-1)
+		}
 		// Somebody else sends for this Vorgang now, or will: it comes again, there or here.
 		it.delivery.Forget()
 		turn.Done()
@@ -102,6 +106,34 @@ func (r *Relay) afterCrash(it *item) *fault.Error {
 		}
 	}
 	return nil
+}
+
+// handleSpent deals with an update that has been repeated as often as unknown outcomes allow. It is never sent again.
+// While sending is held it is no dead letter either: others find out, by real requests, whether the API works, and
+// only if there are no others an answer to a ping has to do.
+func (r *Relay) handleSpent(work context.Context, pass *hold.Pass, turn *lane.Turn[*item]) {
+	it := turn.Item
+	if !it.spent {
+		it.spent = true
+		r.spent.Add(1)
+	}
+	if pass.Probe() {
+		err := r.deps.Sender.Ping(work, r.newTraceID())
+		if err != nil || int(r.spent.Load()) < r.lanes.Stats().Lanes {
+			it.delivery.Park()
+			turn.Return()
+			pass.Leave(hold.Signal{Kind: hold.Failed})
+			return
+		}
+		pass.Leave(hold.Signal{Kind: hold.Failed})
+	} else {
+		pass.Leave(hold.Signal{})
+	}
+	r.spent.Add(-1)
+	r.giveUp(work, turn, &fault.Error{
+		Kind: fault.Permanent, Reason: fault.UnknownOutcome, Unknown: true,
+		Detail: "every request for it ended without a definite answer, so it may have been booked: ask with the request IDs before replaying it",
+	})
 }
 
 // giveUp makes a dead letter of an update without looking at its body again.

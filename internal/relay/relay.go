@@ -144,8 +144,11 @@ type Relay struct {
 	answers  answers
 	limiter  *rate.Limiter
 	inFlight atomic.Int64
+	fresh    atomic.Bool   // the next probe is to be the newest lane's
 	probes   atomic.Uint64 // alternates between the lane that waits longest and the newest
 	stuck    atomic.Int64  // writes that storage has refused and that are being repeated
+	spent    atomic.Int64  // updates that are held back and may not be sent again
+	works    broadcast     // a write that storage had refused got through
 	single   single        // those that a crash interrupted are sent one at a time
 	waits    sync.WaitGroup
 
@@ -161,8 +164,8 @@ type item struct {
 	progress progress
 	// recalled is set once what former processes left was taken over; crashed marks one that they died with.
 	recalled, crashed bool
-	// opened is set once the record before decoding was written.
-	opened bool
+	// opened is set once the record before decoding was written; spent once no repeat is left after unknown outcomes.
+	opened, spent bool
 }
 
 // New makes a pipeline. Run starts it.
@@ -189,6 +192,12 @@ func (r *Relay) Accept(d Delivery, t Tenure) {
 		key = update.NoVorgangsnummer + strconv.FormatUint(d.Seq(), 10)
 	}
 	r.lanes.Add(key, &item{delivery: d, tenure: t})
+	// An outage that only a few Vorgänge show may be theirs alone. One more can tell, and must not wait for the pace
+	// of their probes.
+	if r.deps.Gate.Held(fault.Outage) && r.answers.narrow(key) {
+		r.fresh.Store(true)
+		r.deps.Gate.ProbeNow(fault.Outage)
+	}
 }
 
 // Run works until stop ends, then lets what is being sent finish and settle within the shutdown timeout. It returns
@@ -220,7 +229,7 @@ func (r *Relay) work(stop, work context.Context) {
 		}
 		// Probes take the oldest and the newest lane in turn: neither a queue of bad updates in front nor a bad one
 		// behind keeps a hold on.
-		newest := pass.Probe() && r.probes.Add(1)%2 == 0
+		newest := pass.Probe() && (r.fresh.Swap(false) || r.probes.Add(1)%2 == 0)
 		turn, err := r.lanes.Next(stop, newest)
 		if err != nil {
 			pass.Leave(hold.Signal{})

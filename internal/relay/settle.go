@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"kexrelay/internal/fault"
@@ -59,8 +60,12 @@ func (r *Relay) persist(ctx context.Context, write func(context.Context) error) 
 			refused = true
 			r.stuck.Add(1)
 		}
+		works := r.works.wait()
 		r.deps.Gate.Raise(fault.Storage, 0, detail(f), true)
-		r.waitForStorage(ctx, delays.NextBackOff())
+		waitForStorage(ctx, works, delays.NextBackOff())
+	}
+	if refused {
+		r.works.send() // The others need not wait for their own turn to find out.
 	}
 	// The hold goes when the last refused write is through: results may be accepted while dead letters are not.
 	if refused && r.stuck.Add(-1) == 0 {
@@ -69,22 +74,38 @@ func (r *Relay) persist(ctx context.Context, write func(context.Context) error) 
 	return refused, nil
 }
 
-// waitForStorage waits for the delay, or until another settlement got through and the hold ended.
-func (r *Relay) waitForStorage(ctx context.Context, delay time.Duration) {
+// waitForStorage waits for the delay, or until another write got through.
+func waitForStorage(ctx context.Context, works <-chan struct{}, delay time.Duration) {
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
-	for {
-		changed := r.deps.Gate.Changed()
-		if !r.deps.Gate.Held(fault.Storage) {
-			return
-		}
-		select {
-		case <-timer.C:
-			return
-		case <-ctx.Done():
-			return
-		case <-changed:
-		}
+	select {
+	case <-timer.C:
+	case <-works:
+	case <-ctx.Done():
+	}
+}
+
+// broadcast wakes everybody who waits. The zero value is ready.
+type broadcast struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+func (b *broadcast) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch == nil {
+		b.ch = make(chan struct{})
+	}
+	return b.ch
+}
+
+func (b *broadcast) send() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch != nil {
+		close(b.ch)
+		b.ch = nil
 	}
 }
 
