@@ -59,8 +59,10 @@ with --id if the call may be repeated.`,
 }
 
 func (c *publishCommentsCommand) run(cmd *cobra.Command, args []string) error {
-	if err := c.check(cmd, args[0]); err != nil {
-		return err
+	for _, arg := range args {
+		if err := c.check(cmd, arg); err != nil {
+			return err
+		}
 	}
 	body, err := c.body(args)
 	if err != nil {

@@ -156,12 +156,12 @@ func (r *publishing) follow(ctx context.Context, from journal.Position, sent []*
 		}
 		bar.clearForOutput()
 		for _, line := range open[event.Data.UpdateSeq] {
-			line.settle(event.Data)
-			if line.Outcome != update.Delivered {
-				code = exitDeadLetter
-			}
-			if err := r.report.add(line); err != nil {
+			dead, err := r.settled(line, event.Data)
+			if err != nil {
 				return code, err
+			}
+			if dead {
+				code = exitDeadLetter
 			}
 		}
 		delete(open, event.Data.UpdateSeq)
@@ -169,6 +169,21 @@ func (r *publishing) follow(ctx context.Context, from journal.Position, sent []*
 	}
 	bar.done()
 	return r.leave(ctx, open, sent, code, err)
+}
+
+// settled reports an update with its result.
+func (r *publishing) settled(line *published, e journal.EventData) (dead bool, err error) {
+	if line.Duplicate && (e.Vorgangsnummer != line.Vorgangsnummer || e.Kind != line.Kind) {
+		return false, r.taken(line, e)
+	}
+	line.settle(e)
+	return line.Outcome != update.Delivered, r.report.add(line)
+}
+
+// taken says that what was not stored again is another update: its ID was given away.
+func (r *publishing) taken(line *published, e journal.EventData) error {
+	return r.fail(item{name: line.Name, file: line.File}, fmt.Errorf("the ID %s is that of update %d, for Vorgang %s (%s); an ID is for one update alone",
+		line.UpdateID, line.Seq, e.Vorgangsnummer, e.Kind))
 }
 
 // leave reports what has no result yet.
