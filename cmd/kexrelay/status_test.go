@@ -26,9 +26,13 @@ func TestStatusVerdict(t *testing.T) {
 		"no NATS": {func(s *status) { s.NATS.Problem = "nobody answers" }, false, "nobody answers"},
 		"no topology": {func(s *status) {
 			s.Topology = topologyStatus{Problem: "a is missing\nb is missing"}
-		}, false, "the streams in NATS are not right: a is missing b is missing"},
+		}, false, "the streams in NATS are not right: a is missing; b is missing"},
 		"paused consumer": {func(s *status) { s.Partitions[0].Paused = true }, false, "the consumer relay-0 is paused in NATS itself"},
 		"no relay":        {func(s *status) { s.Partitions[0].Pulling = false }, false, "2 updates wait and no relay fetches: start kexrelay serve"},
+		"no relay, work in one partition": {func(s *status) {
+			s.Partitions[0].Pulling = false
+			s.Partitions = append(s.Partitions, partitionStatus{Partition: 1})
+		}, false, "2 updates wait and no relay fetches: start kexrelay serve"},
 		"one partition without": {func(s *status) {
 			s.Partitions = append(s.Partitions, partitionStatus{Partition: 1, Pending: 1})
 		}, false, "no relay fetches the updates of partition 1"},

@@ -36,7 +36,7 @@ func (s *status) noTopology() string {
 	if s.Topology.Right {
 		return ""
 	}
-	return "the streams in NATS are not right: " + strings.Join(strings.Fields(s.Topology.Problem), " ")
+	return "the streams in NATS are not right: " + strings.ReplaceAll(s.Topology.Problem, "\n", "; ")
 }
 
 func (s *status) consumerPaused() string {
@@ -62,7 +62,7 @@ func (s *status) noRelay() string {
 	switch {
 	case len(idle) == 0:
 		return ""
-	case len(idle) == len(s.Partitions):
+	case s.pulling() == 0:
 		return waitingWords(s.waiting()) + " and no relay fetches: start kexrelay serve"
 	}
 	return "no relay fetches the updates of partition " + strings.Join(idle, ", ")
