@@ -170,7 +170,7 @@ func (c *deadLettersReplayCommand) replay(ctx context.Context, store *deadletter
 			open++
 		}
 	}})
-	if !p.json { // Programs count the lines.
+	if !p.json && (err == nil || totals != (deadletter.Totals{})) { // Programs count the lines.
 		fmt.Fprintf(c.env.stderr, "kexrelay: %s\n", summary(totals))
 	}
 	switch {

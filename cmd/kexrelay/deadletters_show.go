@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kexrelay/internal/deadletter"
+	"kexrelay/internal/fault"
 	"kexrelay/internal/update"
 )
 
@@ -95,7 +96,7 @@ func showDeadLetter(p *printer, letter deadletter.DeadLetter) error {
 	for name, value := range publishersHeaders(letter) {
 		facts = append(facts, [2]string{"Header", name + ": " + value})
 	}
-	facts = append(facts, [2]string{"Send it back", fmt.Sprintf("kexrelay deadletters replay %d", letter.Seq)})
+	facts = append(facts, [2]string{"What to do", whatToDo(letter)})
 	for _, fact := range facts {
 		if fact[1] == "" {
 			continue
@@ -105,6 +106,30 @@ func showDeadLetter(p *printer, letter deadletter.DeadLetter) error {
 		}
 	}
 	return nil
+}
+
+// whatToDo is the operator's next step.
+func whatToDo(letter deadletter.DeadLetter) string {
+	replay := fmt.Sprintf("kexrelay deadletters replay %d", letter.Seq)
+	switch letter.Reason {
+	case fault.BadRequest, fault.Invalid:
+		return "mend the publisher and publish anew: a replay sends the same body"
+	case fault.Gone:
+		return "nothing to book; should the Vorgang be there again: " + replay
+	case fault.Forbidden:
+		return "give the API client the right to this Vorgang, then " + replay
+	case fault.NotFound:
+		return "check the Vorgangsnummer (if it is wrong, publish anew) and KEX_BASE_URL, then " + replay
+	case fault.Redirected:
+		return "check KEX_BASE_URL, then " + replay
+	case fault.UnknownOutcome:
+		return "look into the Vorgang; only if it is not there " + replay
+	case fault.Exhausted:
+		return "find out why this one fails, then " + replay
+	case fault.Rejected, fault.ObjectMissing, fault.CrashLoop: // The detail says more.
+	case fault.Unauthorized, fault.Throttling, fault.Outage, fault.Storage, fault.Operator: // Of holds alone.
+	}
+	return "cure what the detail says, then " + replay
 }
 
 func factColour(name string) colour {
