@@ -133,7 +133,7 @@ func (c *devCommand) summary(samples []*sample, booked []simulator.Booking) (rig
 	}
 	t := p.table(
 		column{title: "SAMPLE", min: 22}, column{title: "VORGANG"}, column{title: "OUTCOME", min: 12}, column{title: "REASON", min: 11},
-		column{title: "STATUS", right: true}, column{title: "ATTEMPTS", right: true}, column{title: "BOOKED", right: true},
+		column{title: "STATUS", right: true, from: 100}, column{title: "ATTEMPTS", right: true, from: 100}, column{title: "BOOKED", right: true},
 		column{title: "AS IT SHOULD"}, column{title: "TRACE ID", from: 110},
 	)
 	right = true
