@@ -23,8 +23,11 @@ import (
 	"kexrelay/internal/topology"
 )
 
-// drainTimeout bounds how long the last acks may take to reach the server.
-const drainTimeout = 5 * time.Second
+// drainTimeout bounds how long the last acks may take to reach the server, acksTimeout how long it may take to say so.
+const (
+	drainTimeout = 5 * time.Second
+	acksTimeout  = time.Second
+)
 
 // Options are what the caller chooses beside the configuration.
 type Options struct {
@@ -98,7 +101,7 @@ func (p *relayProcess) start(ctx context.Context, opts Options, httpAddr string)
 		return err
 	}
 	p.divide(found.Partitions)
-	defer p.closeQueues()
+	defer p.closeQueues(ctx)
 	p.verified.Store(true)
 	p.logger.Info("serving", slog.String("http_addr", httpAddr), slog.Int("partitions", found.Partitions),
 		slog.String("nats_server", found.Server))
@@ -186,10 +189,17 @@ func (p *relayProcess) shutdown(ctx context.Context, server *telemetry.Server) {
 	}
 }
 
-func (p *relayProcess) closeQueues() {
+// closeQueues waits, a moment, until the server has applied the last acks, so that the next holder need not find out
+// from the results that those updates are settled. It is no loss if it does.
+func (p *relayProcess) closeQueues(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), acksTimeout)
+	defer cancel()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, q := range p.retired {
+		if err := q.AwaitAcks(ctx); err != nil {
+			p.logger.Debug("last acks were not confirmed; their updates are known to be settled", slog.Any("error", err))
+		}
 		q.Close()
 	}
 }
