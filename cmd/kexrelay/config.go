@@ -105,7 +105,7 @@ func registerServeFlags(cmd *cobra.Command) {
 	}{
 		{"KEX API:", config.KEXOptions},
 		{"Relay:", config.RelayOptions},
-		{"Health, metrics, console:", config.HTTPOptions},
+		{"Health and metrics:", config.HTTPOptions},
 		{"Logs:", config.LogOptions},
 	} {
 		addOptions(cmd, group.title, group.set)

@@ -29,10 +29,6 @@ func (l *loader) check(set OptionSet) {
 			l.derive(keySource, l.serve.Relay.Source)
 		}
 	}
-	if h := l.serve.HTTP; set&HTTPOptions != 0 && l.right(keyHTTPAddr, keyConsoleAddr) &&
-		h.Addr == h.ConsoleAddr && !strings.HasSuffix(h.Addr, ":0") {
-		l.failValue(keyConsoleAddr, "is "+envName(keyHTTPAddr)+" too; each needs an address of its own")
-	}
 	if set&ConnectionOptions != 0 {
 		l.checkConnection(set)
 	}

@@ -45,11 +45,6 @@ func TestOptionsAreCheckedAgainstEachOther(t *testing.T) {
 			[]string{"KEXRELAY_RETRY_BUDGET", "1ms"},
 			`KEXRELAY_RETRY_BUDGET: "1ms" is less than KEXRELAY_RETRY_INITIAL (500ms)`,
 		},
-		"one address for two": {
-			[]string{"KEXRELAY_CONSOLE_ADDR", "127.0.0.1:8080"},
-			`KEXRELAY_CONSOLE_ADDR: "127.0.0.1:8080" is KEXRELAY_HTTP_ADDR too; each needs an address of its own`,
-		},
-		"any free port for two": {env: []string{"KEXRELAY_CONSOLE_ADDR", ":0", "KEXRELAY_HTTP_ADDR", ":0"}},
 		"secret and its file": {
 			[]string{"KEX_CLIENT_SECRET_FILE", text},
 			`KEX_CLIENT_SECRET: is set together with KEX_CLIENT_SECRET_FILE; keep one of them`,

@@ -80,8 +80,6 @@ type Relay struct {
 type HTTP struct {
 	// Addr serves /livez, /readyz and /metrics.
 	Addr string
-	// ConsoleAddr serves the console; empty is off.
-	ConsoleAddr string
 }
 
 // Log is what is logged and how.

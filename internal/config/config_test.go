@@ -152,7 +152,6 @@ func TestEveryOptionHasTheContractsNames(t *testing.T) {
 		"KEXRELAY_MAX_INFLIGHT_BYTES": {"max-inflight-bytes", "max-inflight-bytes"},
 		"KEXRELAY_SHUTDOWN_TIMEOUT":   {"shutdown-timeout", "shutdown-timeout"},
 		"KEXRELAY_HTTP_ADDR":          {"http-addr", "http-addr"},
-		"KEXRELAY_CONSOLE_ADDR":       {"console-addr", "console-addr"},
 		"KEXRELAY_LOG_LEVEL":          {"log-level", "log-level"},
 		"KEXRELAY_LOG_FORMAT":         {"log-format", "log-format"},
 		"NATS_URL":                    {"nats.url", "server"}, "NATS_CONTEXT": {"nats.context", "context"},
@@ -185,7 +184,7 @@ func samples(t *testing.T) map[string]string {
 		"config": writeFile(t, "empty.yaml", ""), "name": "prod", "source": "urn:kexrelay:elsewhere",
 		"trace-prefix": "abc", "concurrency": "8", "rate": "2.5", "retry-initial": "1s",
 		"retry-max-interval": "2m", "retry-budget": "1h", "unknown-outcome": "park", "max-inflight-bytes": "64MB",
-		"shutdown-timeout": "50s", "http-addr": ":9090", "console-addr": "127.0.0.1:9091",
+		"shutdown-timeout": "50s", "http-addr": ":9090",
 		"log-level": "debug", "log-format": "json",
 		"nats.url": "nats://one:4222,nats://two:4222", "nats.context": "production", "nats.creds": content,
 		"nats.nkey": content, "nats.user": "u", "nats.password": "p", "nats.cert": cert, "nats.key": key,
@@ -258,10 +257,10 @@ func TestPrecedenceIsFlagEnvironmentFileDefault(t *testing.T) {
 }
 
 func TestAnEmptyFlagSwitchesOff(t *testing.T) {
-	env := envOf(required("KEXRELAY_CONSOLE_ADDR", "127.0.0.1:9"))
-	s, err := config.LoadServe(flags(t, "--console-addr="), env, "")
-	if err != nil || s.HTTP.ConsoleAddr != "" {
-		t.Errorf("console = %q, %v, want none", s.HTTP.ConsoleAddr, err)
+	env := envOf(required("NATS_CONTEXT", "prod"))
+	s, err := config.LoadServe(flags(t, "--context="), env, "")
+	if err != nil || s.NATS.Context != "" {
+		t.Errorf("context = %q, %v, want none", s.NATS.Context, err)
 	}
 	_, err = config.LoadServe(flags(t, "--rate="), envOf(required()), "")
 	if got, want := options(t, err), []string{"rate"}; !slices.Equal(got, want) {

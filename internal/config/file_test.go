@@ -28,7 +28,7 @@ kex.request-timeout: 10s
 nats: {url: [one, "two:4222"], tls-first: true}
 rate: 1.5
 name:
-console-addr: ""
+source: ""
 `)
 	s, err := config.LoadServe(nil, nil, file)
 	if err != nil {
@@ -44,7 +44,7 @@ console-addr: ""
 	if got, want := s.NATS.Servers.String(), "nats://one,nats://two:4222"; got != want || !s.NATS.TLSFirst {
 		t.Errorf("Servers = %s, first %v, want %s, true", got, s.NATS.TLSFirst, want)
 	}
-	if s.Relay.Rate != 1.5 || s.Relay.Name != "default" || s.HTTP.ConsoleAddr != "" {
+	if s.Relay.Rate != 1.5 || s.Relay.Name != "default" || s.Relay.Source != "urn:kexrelay:default" {
 		t.Errorf("an empty value is not the default: %+v", s.Relay)
 	}
 }

@@ -10,7 +10,7 @@ func Markdown() string {
 	}{
 		{"The KEX API", KEXOptions},
 		{"The relay", RelayOptions},
-		{"Health, metrics and console", HTTPOptions},
+		{"Health and metrics", HTTPOptions},
 		{"Logs", LogOptions},
 		{"NATS (the nats CLI's names)", ConnectionOptions},
 	}

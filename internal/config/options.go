@@ -62,7 +62,6 @@ const (
 	keyRetryBudget      = "retry-budget"
 	keyShutdownTimeout  = "shutdown-timeout"
 	keyHTTPAddr         = "http-addr"
-	keyConsoleAddr      = "console-addr"
 	keyCreds            = "nats.creds" //nolint:gosec // The name of an option, no credential.
 	keyNKey             = "nats.nkey"
 	keyUser             = "nats.user"

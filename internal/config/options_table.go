@@ -117,10 +117,6 @@ func httpOptions() []Option {
 			Key: keyHTTPAddr, Set: set, Value: "HOST:PORT", Default: "127.0.0.1:8080",
 			Help: "Where `/livez`, `/readyz` and `/metrics` are served",
 		}, func(s *Serve) *string { return &s.HTTP.Addr }, parseAddr),
-		option(Option{
-			Key: keyConsoleAddr, Set: set, Value: "HOST:PORT",
-			Help: "Where the console is served; off if not set",
-		}, func(s *Serve) *string { return &s.HTTP.ConsoleAddr }, parseAddr),
 	}
 }
 

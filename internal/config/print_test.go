@@ -42,7 +42,7 @@ func TestPrintShowsEveryOptionWithItsSource(t *testing.T) {
 	want := map[string]string{
 		"name": "prod flag", "concurrency": "8 file", "rate": "0 default", "kex.client-secret": "<redacted> env",
 		"nats.url": "nats://<redacted>@one:4222,nats://two env", "source": "urn:kexrelay:prod default",
-		"console-addr": "- default", "nats.password": "- default",
+		"nats.context": "- default", "nats.password": "- default",
 	}
 	for i, o := range all {
 		row := rows[i+1]
@@ -114,7 +114,7 @@ func TestTheLogLineHasEveryValueWithItsSource(t *testing.T) {
 			t.Errorf("%s = %q, want %q", key, got, want)
 		}
 	}
-	if _, ok := line.Config["console_addr"]; ok {
+	if _, ok := line.Config["nats_context"]; ok {
 		t.Error("an option nobody set is in the log line")
 	}
 }
