@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kexrelay/internal/config"
+	"kexrelay/internal/queue"
 )
 
 // configCommand is `kexrelay config check` and `kexrelay config print`.
@@ -53,7 +54,7 @@ comes from. Secrets are not shown.`,
 // loadServe reads serve's configuration from flags, environment and file. All mistakes together are one usage error.
 func loadServe(env *environment, cmd *cobra.Command) (config.Serve, error) {
 	lookup := config.EnvOf(env.environ)
-	settings, err := config.LoadServe(cmd.Flags(), lookup, config.File(cmd.Flags(), lookup))
+	settings, err := config.LoadServe(cmd.Flags(), lookup, config.File(cmd.Flags(), lookup), config.CheckContext(queue.CheckContext))
 	if err != nil {
 		return config.Serve{}, usagef("the configuration is wrong:\n%w", err)
 	}

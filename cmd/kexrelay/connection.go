@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"time"
@@ -59,7 +60,7 @@ func connect(ctx context.Context, env *environment, cmd *cobra.Command) (*queue.
 }
 
 func connectionSettings(env *environment, cmd *cobra.Command) (config.Connection, error) {
-	settings, err := config.LoadConnection(cmd.Flags(), config.EnvOf(env.environ))
+	settings, err := config.LoadConnection(cmd.Flags(), config.EnvOf(env.environ), config.CheckContext(queue.CheckContext))
 	if err != nil {
 		return config.Connection{}, usageError(err)
 	}
@@ -70,7 +71,11 @@ func dial(ctx context.Context, env *environment, settings config.Connection) (*q
 	opts := app.ConnectOptions(settings)
 	opts.Name = "kexrelay command"
 	opts.UseSelectedContext = true
-	return queue.Connect(ctx, opts, queue.Hooks{Logger: connectionLogger(env)})
+	conn, err := queue.Connect(ctx, opts, queue.Hooks{Logger: connectionLogger(env)})
+	if errors.Is(err, queue.ErrSettings) { // The selected context, or a file that a context names.
+		return nil, usageError(err)
+	}
+	return conn, err
 }
 
 // connectionLogger tells on stderr when the connection is lost and that it is tried again; a command that works

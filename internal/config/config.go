@@ -108,16 +108,31 @@ const (
 )
 
 // LoadServe gives the configuration of the relay out of the flags RegisterFlags put into fs, the environment and
-// the file (see [File]; "" is none). fs and env may be nil. The error joins an *OptionError for every mistake
+// the file (see [File]; "" is none), and lets the checks look at it. fs and env may be nil. The error joins an *OptionError for every mistake
 // there is; the Serve is then empty.
-func LoadServe(fs *pflag.FlagSet, env Env, file string) (Serve, error) {
-	return load(fs, env, file, ServeOptions)
+func LoadServe(fs *pflag.FlagSet, env Env, file string, checks ...Check) (Serve, error) {
+	return load(fs, env, file, ServeOptions, checks...)
+}
+
+// Check looks at settings that only another package can judge. Its error becomes one of the mistakes.
+type Check func(*loader)
+
+// CheckContext is asked about the named context of the nats CLI, if there is one: usable says what is wrong with it.
+func CheckContext(usable func(name string) error) Check {
+	return func(l *loader) {
+		if !l.has(keyContext) || !l.right(keyContext) {
+			return
+		}
+		if err := usable(l.serve.NATS.Context); err != nil {
+			l.failValue(keyContext, "is no context to connect with: "+err.Error())
+		}
+	}
 }
 
 // LoadConnection gives the NATS settings alone, for the commands that need nothing else. Errors are as those of
 // LoadServe.
-func LoadConnection(fs *pflag.FlagSet, env Env) (Connection, error) {
-	s, err := load(fs, env, "", ConnectionOptions)
+func LoadConnection(fs *pflag.FlagSet, env Env, checks ...Check) (Connection, error) {
+	s, err := load(fs, env, "", ConnectionOptions, checks...)
 	return s.NATS, err
 }
 

@@ -16,7 +16,7 @@ type loader struct {
 }
 
 // load takes the chosen options from all sources, parses them and checks them against each other.
-func load(fs *pflag.FlagSet, env Env, file string, set OptionSet) (Serve, error) {
+func load(fs *pflag.FlagSet, env Env, file string, set OptionSet, checks ...Check) (Serve, error) {
 	table := Options(set)
 	fromFile, errs := readConfigFile(file, table)
 	l := &loader{options: map[string]Option{}, given: map[string]given{}, wrong: map[string]bool{}, errs: errs}
@@ -25,6 +25,9 @@ func load(fs *pflag.FlagSet, env Env, file string, set OptionSet) (Serve, error)
 		l.take(o, o.lookup(fs, env, fromFile))
 	}
 	l.check(set)
+	for _, check := range checks {
+		check(l)
+	}
 	if len(l.errs) > 0 {
 		return Serve{}, errors.Join(l.errs...)
 	}

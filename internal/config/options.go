@@ -62,6 +62,7 @@ const (
 	keyRetryBudget      = "retry-budget"
 	keyShutdownTimeout  = "shutdown-timeout"
 	keyHTTPAddr         = "http-addr"
+	keyContext          = "nats.context"
 	keyCreds            = "nats.creds" //nolint:gosec // The name of an option, no credential.
 	keyNKey             = "nats.nkey"
 	keyUser             = "nats.user"

@@ -143,7 +143,7 @@ func connectionOptions() []Option {
 			Help: "NATS servers, separated by commas; the context's or nats://127.0.0.1:4222 if not set",
 		}, func(s *Serve) *Servers { return &s.NATS.Servers }, ServersOf),
 		option(Option{
-			Key: "nats.context", Flag: "context", Set: set, Value: "NAME",
+			Key: keyContext, Flag: "context", Set: set, Value: "NAME",
 			Help: "The nats CLI's context to take what is not set here from",
 		}, func(s *Serve) *string { return &s.NATS.Context }, parseVisible),
 		option(Option{

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -23,12 +24,14 @@ const (
 	// minInflight is the server's default for the largest message: less could not hold a single update.
 	minInflight = 1 << 20
 	maxPort     = 65535
+	maxHost     = 253
 )
 
 var (
 	namePattern        = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 	tracePrefixPattern = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 	urnPattern         = regexp.MustCompile(`^(?i:urn):[A-Za-z0-9][A-Za-z0-9-]{0,30}[A-Za-z0-9]:[A-Za-z0-9()+,\-.:=@;$_!*'%/?#]+$`)
+	hostPattern        = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?$`)
 	sizePattern        = regexp.MustCompile(`^([0-9]+) ?([A-Za-z]*)$`)
 )
 
@@ -207,13 +210,28 @@ func parseInflight(text string) (int64, error) {
 	return n, nil
 }
 
-// parseAddr takes host:port; an empty host is every interface, port 0 any free one.
+// parseAddr takes host:port; an empty host is every interface, port 0 any free one. Whether a host name has an
+// address on this machine shows when it is listened on.
 func parseAddr(text string) (string, error) {
 	host, port, err := net.SplitHostPort(text)
-	if err != nil || !validPort(port) || strings.ContainsFunc(host, unicode.IsSpace) {
+	if err != nil || !validHost(host) {
 		return "", errors.New("is not an address; write for example 127.0.0.1:8080, or :8080 for every interface")
 	}
+	if !validPort(port) {
+		return "", fmt.Errorf("has an impossible port; it is a number from 0 to %d", maxPort)
+	}
 	return text, nil
+}
+
+// validHost takes an IP address, a host name or nothing. What looks like an IPv4 address has to be one.
+func validHost(host string) bool {
+	if host == "" {
+		return true
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	return len(host) <= maxHost && hostPattern.MatchString(host) && strings.Trim(host, "0123456789.") != ""
 }
 
 func parseLevel(text string) (slog.Level, error) {

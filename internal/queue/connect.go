@@ -16,6 +16,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// ErrSettings says that the settings of a connection are wrong: trying again is of no use.
+var ErrSettings = errors.New("the settings of the connection to NATS are wrong")
+
 // DefaultTimeout bounds dialling and each request to NATS, as it does in the nats CLI.
 const DefaultTimeout = 5 * time.Second
 
@@ -73,7 +76,7 @@ type Hooks struct {
 
 // Connect connects to NATS and goes on reconnecting for as long as the process lives, whatever the server says,
 // refused credentials included: those of a file are read again at each try. It returns an error that says what to
-// do if the settings are wrong or, unless RetryOnFailedConnect is set, if no server answers.
+// do if the settings are wrong (ErrSettings) or, unless RetryOnFailedConnect is set, if no server answers.
 func Connect(ctx context.Context, opts ConnectOptions, hooks Hooks) (*Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -83,16 +86,16 @@ func Connect(ctx context.Context, opts ConnectOptions, hooks Hooks) (*Conn, erro
 	}
 	settings, err := opts.settings()
 	if err != nil {
-		return nil, err
+		return nil, settingsError(err)
 	}
 	servers := settings.ServerURL()
 	if err := checkURLs(servers); err != nil {
-		return nil, err
+		return nil, settingsError(err)
 	}
 	c := newConn(opts.Timeout, hooks)
 	natsOpts, err := settings.NATSOptions(c.natsOptions(opts)...)
 	if err != nil {
-		return nil, connectError(servers, err)
+		return nil, settingsError(connectError(servers, err))
 	}
 	// nats.go dials without a context; the timeout bounds it.
 	if c.nc, err = nats.Connect(servers, natsOpts...); err != nil {
@@ -114,10 +117,7 @@ func (o ConnectOptions) settings() (*natscontext.Context, error) {
 	if name == "" {
 		return natscontext.New("", false, o.overrides()...)
 	}
-	loaded, err := natscontext.New(name, true)
-	if errors.Is(err, natscontext.ErrNotFound) || errors.Is(err, natscontext.ErrInvalidName) || errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("loading the NATS context %q: there is none of this name; `nats context ls` lists them: %w", name, err)
-	}
+	loaded, err := loadContext(name)
 	if err != nil {
 		return nil, fmt.Errorf("loading the NATS context %q: %w", name, err)
 	}
@@ -126,6 +126,24 @@ func (o ConnectOptions) settings() (*natscontext.Context, error) {
 		return nil, fmt.Errorf("reading the NATS context %q: %w", name, err)
 	}
 	return natscontext.NewFromBytes(data, o.overrides()...)
+}
+
+func loadContext(name string) (*natscontext.Context, error) {
+	loaded, err := natscontext.New(name, true)
+	if errors.Is(err, natscontext.ErrNotFound) || errors.Is(err, natscontext.ErrInvalidName) || errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("there is none of this name; `nats context ls` lists them: %w", err)
+	}
+	return loaded, err
+}
+
+// CheckContext says what is wrong with the nats CLI's context of that name, so that it can be told with all other
+// mistakes in a configuration before anything is connected. nil means that it can be loaded.
+func CheckContext(name string) error {
+	loaded, err := loadContext(name)
+	if err != nil {
+		return err
+	}
+	return checkURLs(loaded.ServerURL())
 }
 
 // withoutForeignCredentials drops the context's credentials if the options bring their own: two kinds at once
@@ -245,6 +263,14 @@ func redactURLs(servers string) string {
 	return strings.Join(redacted, ",")
 }
 
+// settingsError adds ErrSettings to an error that has it not yet.
+func settingsError(err error) error {
+	if errors.Is(err, ErrSettings) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrSettings, err)
+}
+
 // connectError says what to do about a connection that did not come about.
 func connectError(servers string, err error) error {
 	servers = redactURLs(servers)
@@ -260,8 +286,8 @@ func connectError(servers string, err error) error {
 		return fmt.Errorf("the certificate of NATS at %s is not trusted; name its CA with --tlsca: %w", servers, err)
 	case strings.Contains(text, "certificate required"), strings.Contains(text, "bad certificate"):
 		return fmt.Errorf("NATS at %s wants a client certificate; give --tlscert and --tlskey: %w", servers, err)
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("reading a file of the connection settings (--creds, --nkey, --tlscert, --tlskey, --tlsca): %w", err)
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+		return settingsError(fmt.Errorf("reading a file of the connection settings (--creds, --nkey, --tlscert, --tlskey, --tlsca): %w", err))
 	}
 	return fmt.Errorf("connecting to NATS at %s: %w", servers, err)
 }

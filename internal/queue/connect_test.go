@@ -182,18 +182,19 @@ func TestConnectingSaysWhatToDo(t *testing.T) {
 	srv := secured(t, -1, []*server.User{{Username: "u", Password: "right-secret"}})
 	address := strings.TrimPrefix(srv.ClientURL(), "nats://")
 	for name, test := range map[string]struct {
-		opts ConnectOptions
-		want string
+		opts     ConnectOptions
+		want     string
+		settings bool
 	}{
-		"no server":       {ConnectOptions{URL: "nats://127.0.0.1:1"}, "--server"},
-		"wrong password":  {ConnectOptions{URL: srv.ClientURL(), User: "u", Password: "canary-secret"}, "--creds"},
-		"password in url": {ConnectOptions{URL: "nats://u:canary-secret@" + address}, "--creds"},
-		"token in url":    {ConnectOptions{URL: "nats://canary-secret@" + address}, "--creds"},
-		"unreadable url":  {ConnectOptions{URL: "nats://u:canary-secret@host:port"}, "nats://host:4222"},
-		"no context":      {ConnectOptions{Context: "nowhere"}, "nats context ls"},
-		"no creds file":   {ConnectOptions{URL: srv.ClientURL(), Creds: filepath.Join(t.TempDir(), "none")}, "--creds"},
-		"no nkey file":    {ConnectOptions{URL: srv.ClientURL(), NKey: filepath.Join(t.TempDir(), "none")}, "--nkey"},
-		"no ca file":      {ConnectOptions{URL: srv.ClientURL(), TLSCA: filepath.Join(t.TempDir(), "none")}, "--tlsca"},
+		"no server":       {ConnectOptions{URL: "nats://127.0.0.1:1"}, "--server", false},
+		"wrong password":  {ConnectOptions{URL: srv.ClientURL(), User: "u", Password: "canary-secret"}, "--creds", false},
+		"password in url": {ConnectOptions{URL: "nats://u:canary-secret@" + address}, "--creds", false},
+		"token in url":    {ConnectOptions{URL: "nats://canary-secret@" + address}, "--creds", false},
+		"unreadable url":  {ConnectOptions{URL: "nats://u:canary-secret@host:port"}, "nats://host:4222", true},
+		"no context":      {ConnectOptions{Context: "nowhere"}, "nats context ls", true},
+		"no creds file":   {ConnectOptions{URL: srv.ClientURL(), Creds: filepath.Join(t.TempDir(), "none")}, "--creds", true},
+		"no nkey file":    {ConnectOptions{URL: srv.ClientURL(), NKey: filepath.Join(t.TempDir(), "none")}, "--nkey", true},
+		"no ca file":      {ConnectOptions{URL: srv.ClientURL(), TLSCA: filepath.Join(t.TempDir(), "none")}, "--tlsca", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			conn, err := Connect(t.Context(), test.opts, Hooks{})
@@ -204,10 +205,32 @@ func TestConnectingSaysWhatToDo(t *testing.T) {
 			if !strings.Contains(err.Error(), test.want) {
 				t.Errorf("the error does not say %q: %v", test.want, err)
 			}
+			if errors.Is(err, ErrSettings) != test.settings {
+				t.Errorf("the settings are wrong: %v, want %v: %v", !test.settings, test.settings, err)
+			}
 			if strings.Contains(err.Error(), "canary") {
 				t.Errorf("the error has the secret: %v", err)
 			}
 		})
+	}
+}
+
+func TestAContextIsCheckedBeforeConnecting(t *testing.T) {
+	contexts(t, map[string]string{
+		"good": `{"url": "nats://named:1"}`, "broken": `{"url": `, "unreadable": `{"url": "nats://u:canary-secret@host:port"}`,
+	}, "")
+	for name, want := range map[string]string{
+		"good": "", "nowhere": "`nats context ls`", "../good": "`nats context ls`", "broken": "JSON", "unreadable": "nats://host:4222",
+	} {
+		err := CheckContext(name)
+		switch {
+		case want == "":
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		case err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "canary"):
+			t.Errorf("%s: %v, want %s", name, err, want)
+		}
 	}
 }
 

@@ -11,3 +11,6 @@ func Gatherer(m *Metrics) prometheus.Gatherer { return m.registry }
 
 // HTTPServer lets tests see the bounds the server was made with.
 func HTTPServer(s *Server) *http.Server { return s.server }
+
+// NotOurs is for the tests of what a failed listening means.
+var NotOurs = notOurs

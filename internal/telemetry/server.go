@@ -22,6 +22,9 @@ const (
 	maxHeaderBytes    = 8 << 10
 )
 
+// ErrAddress says that the address to listen on is none of this machine: a mistake in the configuration.
+var ErrAddress = errors.New("it is no address of this machine")
+
 // Deps are what the server asks and tells. All are required.
 type Deps struct {
 	// Ready is asked at each /readyz; it must be quick and safe for any goroutine.
@@ -90,8 +93,16 @@ func answer(w http.ResponseWriter, logger *slog.Logger, status int, body any) {
 	}
 }
 
-// Start listens and serves until Shutdown; ctx bounds the listening alone. It fails if the address cannot be had.
-// It is called once.
+// notOurs reports whether listening failed because of the address itself: a name that does not resolve, or an address
+// of another machine.
+func notOurs(err error) bool {
+	dns, unresolved := errors.AsType[*net.DNSError](err)
+	_, malformed := errors.AsType[*net.AddrError](err)
+	return unresolved && dns.IsNotFound || malformed || errors.Is(err, syscall.EADDRNOTAVAIL)
+}
+
+// Start listens and serves until Shutdown; ctx bounds the listening alone. It fails if the address cannot be had,
+// with ErrAddress if trying again is of no use. It is called once.
 func (s *Server) Start(ctx context.Context) error {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", s.addr)
@@ -99,6 +110,10 @@ func (s *Server) Start(ctx context.Context) error {
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return fmt.Errorf("listening on %s for health and metrics: another process has the address; "+
 				"end it or choose another with --http-addr or KEXRELAY_HTTP_ADDR: %w", s.addr, err)
+		}
+		if notOurs(err) {
+			return fmt.Errorf("listening on %s for health and metrics: %w; choose another with --http-addr or KEXRELAY_HTTP_ADDR: %w",
+				s.addr, ErrAddress, err)
 		}
 		return fmt.Errorf("listening on %s for health and metrics: %w", s.addr, err)
 	}

@@ -214,6 +214,30 @@ func TestAnAddressInUseIsSaidClearly(t *testing.T) {
 	}
 }
 
+func TestAnAddressOfAnotherMachineIsAMistakeInTheConfiguration(t *testing.T) {
+	other := telemetry.NewServer("192.0.2.1:0", telemetry.Deps{ // Kept for documentation: nobody's.
+		Ready: working, Metrics: http.NotFoundHandler(), Logger: slog.New(slog.DiscardHandler),
+	})
+	err := other.Start(t.Context())
+	if !errors.Is(err, telemetry.ErrAddress) || !strings.Contains(err.Error(), "192.0.2.1:0") || !strings.Contains(err.Error(), "KEXRELAY_HTTP_ADDR") {
+		t.Errorf("error = %v, want ErrAddress, the address and the option", err)
+	}
+	for _, test := range []struct {
+		err  error
+		want bool
+	}{
+		{&net.OpError{Op: "listen", Err: &net.DNSError{Err: "no such host", Name: "nosuch", IsNotFound: true}}, true},
+		{&net.OpError{Op: "listen", Err: &net.DNSError{Err: "server misbehaving", Name: "nosuch", IsTemporary: true}}, false},
+		{&net.OpError{Op: "listen", Err: &net.AddrError{Err: "missing port in address", Addr: "x"}}, true},
+		{syscall.EADDRINUSE, false},
+		{syscall.EACCES, false},
+	} {
+		if got := telemetry.NotOurs(test.err); got != test.want {
+			t.Errorf("%v: %v, want %v", test.err, got, test.want)
+		}
+	}
+}
+
 func TestShutdownWaitsForWhatIsBeingAnsweredUntilItsContextEnds(t *testing.T) {
 	asked, release := make(chan struct{}), make(chan struct{})
 	slow := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
