@@ -78,6 +78,17 @@ func TestARenewalFoundLaterCountsFromItsSending(t *testing.T) {
 	if until, want := time.Duration(lease.until.Load()), 350*time.Millisecond+a.timing.valid; until != want {
 		t.Errorf("held until %s, want %s", until, want)
 	}
+	store.end(func(ctx context.Context, do func(context.Context) (uint64, error)) (uint64, error) {
+		revision, err := do(ctx)
+		now += 50 * time.Millisecond // The answer takes its time.
+		return revision, err
+	})
+	if err := lease.renewOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if until, want := time.Duration(lease.until.Load()), 350*time.Millisecond+a.timing.valid; until != want {
+		t.Errorf("held until %s, want from the sending on: %s", until, want)
+	}
 	now = lease.remaining() + now // An acknowledgement that comes after the end changes nothing.
 	lease.extend(now)
 	if lease.Held() {

@@ -349,3 +349,40 @@ func TestTheLedgerIsExactOnARealServer(t *testing.T) {
 		t.Errorf("commits are numbered from %d, want from the fence %d", next.number, fence)
 	}
 }
+
+// A replica that lags gives an end that is none: one's own fence must have come.
+func TestAReaderOfTheLedgerWaitsForItsFence(t *testing.T) {
+	js := setUp(t, topology.Options{})
+	kv, err := js.KeyValue(t.Context(), topology.BucketLedger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	former := ledgerWriter{epoch: 1, id: "w"}
+	l := newLedger(t.Context(), kv.Put, former, "p", PublisherConfig{})
+	l.mustStore(t, aRecord(1, stateSending, 1))
+	own := ledgerWriter{epoch: 2, id: "x"}
+	fence := streamState(t, js, ledgerStream).LastSeq + 2
+	done := make(chan leftovers)
+	go func() {
+		left, err := readLedger(within(t, 10*time.Second), js, own, "q", fence, discard())
+		if err != nil {
+			t.Error(err)
+		}
+		done <- left
+	}()
+	select {
+	case <-done:
+		t.Fatal("it did not wait")
+	case <-time.After(300 * time.Millisecond):
+	}
+	l.mustStore(t, aRecord(2, stateSending, 1))
+	if _, err := kv.Put(t.Context(), own.key(0), []byte("the fence")); err != nil {
+		t.Fatal(err)
+	}
+	if left := <-done; len(left.records) != 2 {
+		t.Errorf("%d records, want 2", len(left.records))
+	}
+	if err := l.close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}

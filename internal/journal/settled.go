@@ -21,7 +21,7 @@ const (
 	settledBatch = 2000
 	// clockSlack is how much earlier than the oldest waiting update the scan of the results begins: the two streams
 	// may have leaders on different machines, and other ones before.
-	clockSlack = 10 * time.Minute
+	clockSlack = 2 * time.Minute
 )
 
 // settledSet is a set of updates that have a result, 8 bytes each. Its zero value is empty.
@@ -105,19 +105,30 @@ type resultsRange struct {
 	fromSeq  uint64
 }
 
-// readSettled reads which updates, of sequences up to bound, have results in a range up to end. It ends only when it
-// has seen the last of them: a replica that lags is waited for.
-func readSettled(ctx context.Context, js jetstream.JetStream, in resultsRange, end resultsEnd, bound uint64) ([]uint64, error) {
+// resultsReader reads who is settled from KEX_RESULTS.
+type resultsReader struct {
+	js jetstream.JetStream
+	// askEnd asks the stream's leader where it ends.
+	askEnd func(ctx context.Context) (resultsEnd, error)
+}
+
+func newResultsReader(js jetstream.JetStream) resultsReader {
+	return resultsReader{js: js, askEnd: func(ctx context.Context) (resultsEnd, error) { return readResultsEnd(ctx, js) }}
+}
+
+// settled gives which updates, of sequences up to bound, have results in a range up to end, as hashes. It ends only
+// when it has seen the last of them: a replica that lags is waited for.
+func (r resultsReader) settled(ctx context.Context, in resultsRange, end resultsEnd, bound uint64) ([]uint64, error) {
 	var hashes []uint64
-	for until := time.Now().Add(lagPatience); in.fromSeq <= end.last && !end.lastAt.Before(in.fromTime); {
+	for until := time.Now().Add(lagPatience); end.last != 0 && in.fromSeq <= end.last && !end.lastAt.Before(in.fromTime); {
 		var err error
-		if hashes, err = in.read(ctx, js, end.last, bound, hashes); err != nil {
+		if hashes, err = in.read(ctx, r.js, end.last, bound, hashes); err != nil {
 			return nil, err
 		}
 		if in.fromSeq > end.last {
 			break
 		}
-		now, err := readResultsEnd(ctx, js)
+		now, err := r.askEnd(ctx)
 		if err != nil {
 			return nil, err
 		}

@@ -231,7 +231,8 @@ func (t *Tenure) read(ctx context.Context, state updatesState) error {
 		t.set(state.last, settledSet{}, scanned{})
 		return nil
 	}
-	end, err := readResultsEnd(ctx, t.js)
+	results := newResultsReader(t.js)
+	end, err := results.askEnd(ctx)
 	if err != nil {
 		return err
 	}
@@ -245,7 +246,7 @@ func (t *Tenure) read(ctx context.Context, state updatesState) error {
 		set.parts = append(set.parts, t.settled.parts...)
 		t.mu.Unlock()
 	}
-	hashes, err := readSettled(ctx, t.js, in, end, state.last)
+	hashes, err := results.settled(ctx, in, end, state.last)
 	if err != nil {
 		return err
 	}

@@ -22,13 +22,18 @@ type replica struct {
 // aReplica takes partition 0 over. Its lease expires soon after it has crashed, so that tests need not wait.
 func aReplica(tb testing.TB, js jetstream.JetStream, name string) *replica {
 	tb.Helper()
-	r := &replica{js: js, leases: NewLeases(js, name, discard())}
-	r.leases.timing = leaseTiming{
+	r := &replica{js: js, leases: leasesOf(js, name)}
+	r.takeOver(tb)
+	return r
+}
+
+func leasesOf(js jetstream.JetStream, name string) *Leases {
+	l := NewLeases(js, name, discard())
+	l.timing = leaseTiming{
 		renew: 100 * time.Millisecond, valid: 800 * time.Millisecond, stale: time.Second,
 		poll: 10 * time.Millisecond, call: 200 * time.Millisecond,
 	}
-	r.takeOver(tb)
-	return r
+	return l
 }
 
 func (r *replica) takeOver(tb testing.TB) {

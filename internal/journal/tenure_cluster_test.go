@@ -1,0 +1,138 @@
+package journal
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kexrelay/internal/topology"
+	"kexrelay/internal/update"
+)
+
+// runCluster starts three servers and gives them when JetStream has a leader.
+func runCluster(t *testing.T) []*server.Server {
+	t.Helper()
+	routes := make([]string, 3)
+	for i := range routes {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		routes[i] = listener.Addr().String()
+		if err := listener.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	servers := make([]*server.Server, len(routes))
+	for i, route := range routes {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "nats.conf")
+		config := fmt.Sprintf("server_name: n%d\nlisten: 127.0.0.1:-1\njetstream { store_dir: '%s' }\ncluster { name: C, listen: '%s', routes: [nats://%s] }",
+			i, dir, route, strings.Join(routes, ", nats://"))
+		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		opts, err := server.ProcessConfigFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		opts.NoSigs, opts.NoLog = true, true
+		if servers[i], err = server.NewServer(opts); err != nil {
+			t.Fatal(err)
+		}
+		servers[i].Start()
+		t.Cleanup(func() {
+			servers[i].Shutdown()
+			servers[i].WaitForShutdown()
+		})
+	}
+	ctx := within(t, 30*time.Second)
+	for {
+		for _, s := range servers {
+			if s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == len(servers) {
+				return servers
+			}
+		}
+		if ctx.Err() != nil {
+			t.Fatal("the cluster has no leader after 30 s")
+		}
+		pause(ctx, 20*time.Millisecond)
+	}
+}
+
+// In a cluster the replicas lag behind their leaders, and leaders change. What was acknowledged before the lease
+// changed hands must be known after it, every time.
+func TestInAClusterNothingAcknowledgedIsMissed(t *testing.T) {
+	servers := runCluster(t)
+	connections := make([]jetstream.JetStream, len(servers))
+	for i, s := range servers {
+		connections[i] = connect(t, s.ClientURL())
+	}
+	js := connections[0]
+	if _, err := topology.Setup(within(t, time.Minute), js, topology.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	leases := make([]*Leases, len(servers))
+	for i := range leases {
+		leases[i] = NewLeases(connections[i], fmt.Sprint("r", i), discard())
+		leases[i].timing.poll = 20 * time.Millisecond
+	}
+	take := func(i int) *replica {
+		t.Helper()
+		r := &replica{js: connections[i], leases: leases[i]}
+		var err error
+		if r.lease, err = leases[i].Campaign(within(t, 30*time.Second), 0); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(r.lease.die)
+		begin := time.Now()
+		if r.tenure, err = TakeOver(within(t, 30*time.Second), r.js, r.lease, TenureConfig{Logger: discard()}); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("taken over by %d in %s", i, time.Since(begin).Round(time.Millisecond))
+		t.Cleanup(func() { crash(r.tenure) })
+		return r
+	}
+	holder := take(0)
+	var left []update.Attempt
+	for round := range 9 {
+		u := waiting(t, js, 2)
+		for i := range u {
+			u[i].Timeout = time.Minute
+			holder.sending(t, u[i])
+		}
+		result(t, connections[(round+1)%3], u[1])
+		left = append(left, u[0])
+		mustRelease(t, holder.lease)
+		crash(holder.tenure)
+		if round%3 == 2 {
+			for _, stream := range []string{ledgerStream, topology.StreamResults} {
+				stepDown(t, js, stream)
+			}
+		}
+		holder = take((round + 1) % 3)
+		holder.wantPast(t, u[1], update.Past{Settled: true})
+		for _, a := range left {
+			if p := holder.past(a); !p.Left || p.Attempts != 1 || p.Crashes != 1 {
+				t.Errorf("round %d: Past(%d) = %+v, want it left once", round, a.Seq, p)
+			}
+		}
+	}
+	mustRelease(t, holder.lease)
+}
+
+// stepDown makes a stream's leader give up.
+func stepDown(t *testing.T, js jetstream.JetStream, stream string) {
+	t.Helper()
+	if _, err := js.Conn().Request("$JS.API.STREAM.LEADER.STEPDOWN."+stream, nil, 5*time.Second); err != nil && err != nats.ErrTimeout { //nolint:errorlint // Exactly this.
+		t.Fatal(err)
+	}
+}
