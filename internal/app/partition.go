@@ -90,7 +90,9 @@ func (p *relayProcess) servePartition(ctx context.Context, part *partition, leas
 		return fmt.Errorf("taking the partition over: %w", err)
 	}
 	defer func() {
-		if err := tenure.Close(context.WithoutCancel(ctx)); err != nil {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), quietTimeout)
+		defer cancel()
+		if err := tenure.Close(closing); err != nil {
 			logger.Debug("ledger was not closed cleanly", slog.Any("error", err))
 		}
 	}()

@@ -29,7 +29,7 @@ func (r *Relay) handle(stop, work context.Context, pass *hold.Pass, turn *lane.T
 	}
 	it := turn.Item
 	if it.progress.unknowns > maxUnknown && !it.crashed {
-		r.handleSpent(work, pass, turn)
+		r.handleSpent(stop, work, pass, turn)
 		return
 	}
 	if it.crashed {
@@ -40,11 +40,11 @@ func (r *Relay) handle(stop, work context.Context, pass *hold.Pass, turn *lane.T
 		defer r.single.leave()
 		if f := r.afterCrash(it); f != nil {
 			pass.Leave(hold.Signal{})
-			r.giveUp(work, turn, f)
+			r.giveUp(stop, work, turn, f)
 			return
 		}
 	}
-	u, err := r.open(work, it)
+	u, err := r.open(stop, it)
 	if err != nil {
 		pass.Leave(hold.Signal{})
 		r.notOpened(work, turn, u, err)

@@ -111,7 +111,7 @@ func (r *Relay) afterCrash(it *item) *fault.Error {
 // handleSpent deals with an update that has been repeated as often as unknown outcomes allow. It is never sent again.
 // While sending is held it is no dead letter either: others find out, by real requests, whether the API works, and
 // only if there are no others an answer to a ping has to do.
-func (r *Relay) handleSpent(work context.Context, pass *hold.Pass, turn *lane.Turn[*item]) {
+func (r *Relay) handleSpent(stop, work context.Context, pass *hold.Pass, turn *lane.Turn[*item]) {
 	it := turn.Item
 	if !it.spent {
 		it.spent = true
@@ -130,21 +130,21 @@ func (r *Relay) handleSpent(work context.Context, pass *hold.Pass, turn *lane.Tu
 		pass.Leave(hold.Signal{})
 	}
 	r.spent.Add(-1)
-	r.giveUp(work, turn, &fault.Error{
+	r.giveUp(stop, work, turn, &fault.Error{
 		Kind: fault.Permanent, Reason: fault.UnknownOutcome, Unknown: true,
 		Detail: "every request for it ended without a definite answer, so it may have been booked: ask with the request IDs before replaying it",
 	})
 }
 
 // giveUp makes a dead letter of an update without looking at its body again.
-func (r *Relay) giveUp(work context.Context, turn *lane.Turn[*item], f *fault.Error) {
+func (r *Relay) giveUp(stop, work context.Context, turn *lane.Turn[*item], f *fault.Error) {
 	it := turn.Item
-	m, err := it.delivery.Message(work)
+	m, err := it.delivery.Message(stop)
 	if err != nil {
 		r.notOpened(work, turn, nil, err)
 		return
 	}
-	if m.Replay, err = r.deps.Claims.Lookup(work, m.Header); err != nil {
+	if m.Replay, err = r.deps.Claims.Lookup(stop, m.Header); err != nil {
 		r.notOpened(work, turn, nil, err)
 		return
 	}
