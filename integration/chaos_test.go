@@ -112,6 +112,9 @@ func running(p *process) bool {
 	}
 }
 
+// contains reports whether a process has printed the text.
+func contains(p *process, text string) bool { return strings.Contains(p.output.String(), text) }
+
 func (c *chaos) startReplica(i int) *process {
 	n := c.starts.Add(1)
 	return startProcess(c.t, fmt.Sprintf("replica %d (start %d)", i, n), append(c.natsEnv(),
@@ -164,7 +167,7 @@ func (c *chaos) breakSomething() {
 		c.replicas[i] = c.startReplica(i)
 	case 4, 5:
 		eventually(c.t, 20*time.Second, "the replica has started", func() bool {
-			return strings.Contains(replica.output.String(), `"msg":"starting"`)
+			return contains(replica, `"msg":"starting"`)
 		})
 		if err := replica.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			c.t.Errorf("stopping a replica: %v", err)
