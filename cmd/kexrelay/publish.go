@@ -116,6 +116,7 @@ func (c *publishCommand) publish(cmd *cobra.Command, kind update.Kind, items []i
 	}
 	defer disconnect(ctx, conn)
 	run.publisher, run.results = queue.NewPublisher(conn), journal.NewResults(conn.JetStream())
+	run.publisher.OnWait = run.waits
 	return run.run(ctx, items)
 }
 
@@ -210,6 +211,12 @@ func (r *publishing) fail(one item, err error) error {
 	r.bar.clear()
 	fmt.Fprintf(r.env.stderr, "kexrelay: %s: not published: %v\n", printable(one.name), err)
 	return r.report.failure(unpublished{File: one.file, Vorgangsnummer: r.vorgang, Kind: r.kind, Error: err.Error()})
+}
+
+// waits says why an item is not stored yet: nobody should look at a command that only seems to hang.
+func (r *publishing) waits(why error) {
+	r.bar.clear()
+	fmt.Fprintf(r.env.stderr, "kexrelay: waiting, and trying again: %v\n", why)
 }
 
 // hopeless reports whether an error would hit every item alike.

@@ -21,6 +21,8 @@ const (
 	publishTimeout = 3 * time.Second
 	// noStreamPatience is how long nobody may listen for updates: an election takes some 6 s.
 	noStreamPatience = 10 * time.Second
+	// noticeAfter is how long a publish is tried before somebody who waits for it is told why.
+	noticeAfter = 1500 * time.Millisecond
 )
 
 // Why an update could not be published.
@@ -61,7 +63,11 @@ type PublishResult struct {
 
 // Publisher puts updates into the stream.
 type Publisher struct {
-	conn     *Conn
+	conn *Conn
+	// OnWait, if not nil, is told why a publish is not through after about 2 s although it may still be: once for each
+	// Publish, in whose goroutine it is called.
+	OnWait func(why error)
+
 	patience time.Duration
 }
 
@@ -84,6 +90,7 @@ func (p *Publisher) Publish(ctx context.Context, r PublishRequest) (PublishResul
 	}
 	result := PublishResult{MsgID: message.Header.Get(update.HeaderMsgID)}
 	alone := time.Time{} // Since when nobody listens.
+	begun, told := time.Now(), p.OnWait == nil
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		result.Tries++
 		ack, err := p.try(ctx, message)
@@ -101,8 +108,11 @@ func (p *Publisher) Publish(ctx context.Context, r PublishRequest) (PublishResul
 		case alone.IsZero():
 			alone = time.Now()
 		case time.Since(alone) > p.patience:
-			return result, fmt.Errorf("%w: nobody takes %s; run kexrelay setup, or check the account and --js-domain: %w",
-				ErrNoStream, message.Subject, err)
+			return result, nobody(message, err)
+		}
+		if !told && time.Since(begun) > noticeAfter {
+			told = true
+			p.OnWait(reason(message, err))
 		}
 		if waitErr := p.pause(ctx, pause); waitErr != nil {
 			return result, p.explain(errors.Join(waitErr, err), message, result)
@@ -136,6 +146,19 @@ func (p *Publisher) pause(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// reason is why a publish that is tried again has failed so far.
+func reason(message *nats.Msg, err error) error {
+	if nobodyListens(err) {
+		return nobody(message, err)
+	}
+	return fmt.Errorf("NATS does not answer: %w", err)
+}
+
+func nobody(message *nats.Msg, err error) error {
+	return fmt.Errorf("%w: nobody takes %s; run kexrelay setup, or check the account and --js-domain: %w",
+		ErrNoStream, message.Subject, err)
 }
 
 func nobodyListens(err error) bool {

@@ -116,9 +116,30 @@ func TestPublishWithoutAStreamGivesUp(t *testing.T) {
 	conn := connect(t, ConnectOptions{URL: embeddedtest.Run(t).URL()}, Hooks{})
 	p := NewPublisher(conn)
 	p.patience = 300 * time.Millisecond
+	p.OnWait = func(why error) { t.Errorf("told before there was much waiting: %v", why) }
 	result, err := p.Publish(t.Context(), comments("1", "id"))
 	if !errors.Is(err, ErrNoStream) || !strings.Contains(err.Error(), "kexrelay setup") || result.Tries < 2 {
 		t.Errorf("got %+v, %v", result, err)
+	}
+}
+
+func TestWaitingForAStreamIsToldOnce(t *testing.T) {
+	conn := connect(t, ConnectOptions{URL: embeddedtest.Run(t).URL()}, Hooks{})
+	p := NewPublisher(conn)
+	p.patience = 3 * noticeAfter
+	begin := time.Now()
+	var told []error
+	p.OnWait = func(why error) {
+		told = append(told, why)
+		if waited := time.Since(begin); waited < noticeAfter || waited > 3*noticeAfter {
+			t.Errorf("told after %s", waited)
+		}
+	}
+	if _, err := p.Publish(t.Context(), comments("1", "id")); !errors.Is(err, ErrNoStream) {
+		t.Errorf("got %v", err)
+	}
+	if len(told) != 1 || !errors.Is(told[0], ErrNoStream) || !strings.Contains(told[0].Error(), "kexrelay setup") {
+		t.Errorf("told %v", told)
 	}
 }
 
