@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"math"
 
@@ -8,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kexrelay/internal/app"
-	"kexrelay/internal/config"
+	"kexrelay/internal/queue"
 	"kexrelay/internal/telemetry"
 )
 
@@ -25,10 +26,9 @@ being sent, then ends; a second one ends at once.`,
 		Example: `  KEX_CLIENT_ID=… KEX_CLIENT_SECRET_FILE=/run/secrets/kex kexrelay serve
   kexrelay serve --config /etc/kexrelay.yaml`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			lookup := config.EnvOf(env.environ)
-			settings, err := config.LoadServe(cmd.Flags(), lookup, config.File(cmd.Flags(), lookup))
+			settings, err := loadServe(env, cmd)
 			if err != nil {
-				return usageError(err)
+				return err
 			}
 			logger := telemetry.NewLogger(env.stderr, telemetry.LogOptions{
 				Level: settings.Log.Level, Format: telemetry.Format(settings.Log.Format),
@@ -36,12 +36,20 @@ being sent, then ends; a second one ends at once.`,
 			})
 			limitMemory(logger)
 			logger.Info("starting", slog.String("version", buildVersion()), slog.Any("config", settings))
-			return app.Run(cmd.Context(), app.Options{
+			if err := app.Run(cmd.Context(), app.Options{
 				Config: settings, Logger: logger, Build: telemetryBuild(),
-			})
+			}); err != nil {
+				// In the form of all other lines: whoever collects them must be able to read the last one too.
+				logger.Error("the relay ended", slog.Any("error", err))
+				if errors.Is(err, queue.ErrSettings) {
+					return exitWith(exitUsage)
+				}
+				return exitWith(exitFailed)
+			}
+			return nil
 		},
 	}
-	addOptions(cmd, "Options:", config.ServeOptions)
+	registerServeFlags(cmd)
 	return cmd
 }
 
