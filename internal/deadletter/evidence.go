@@ -90,6 +90,15 @@ func (s *Store) waiting(ctx context.Context, claim journal.Claim) (bool, error) 
 	return msg.Header.Get(jetstream.MsgIDHeader) == claim.MsgID, nil
 }
 
+// updatesBeginAfter reports whether no update is as old as a time. All times are the server's.
+func (s *Store) updatesBeginAfter(ctx context.Context, t time.Time) (bool, error) {
+	info, err := s.info(ctx, topology.StreamUpdates)
+	if err != nil {
+		return false, err
+	}
+	return info.State.Msgs == 0 && info.TimeStamp.After(t) || info.State.Msgs > 0 && info.State.FirstTime.After(t), nil
+}
+
 // resultsReachBack reports whether every result written since a time is still there: the stream existed then, and
 // nothing as young has expired. All times are the server's.
 func (s *Store) resultsReachBack(ctx context.Context, t time.Time) (bool, error) {

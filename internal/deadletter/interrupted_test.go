@@ -233,10 +233,10 @@ func TestOldClaimsAreSweptWhenNothingNeedsThem(t *testing.T) {
 	b.settleReplay(t, 1, asDelivered) // That of dead letter 3, which is still there.
 	b.settleReplay(t, 2, asDelivered) // That of dead letter 1; the message of 2 still waits.
 	claims := journal.NewClaims(b.js)
-	if n, err := b.store.sweepClaims(t.Context(), 10, time.Now().Add(-time.Hour)); n != 0 || err != nil {
+	if n, err := b.store.sweepClaims(t.Context(), 10, time.Now().Add(-time.Hour), 0); n != 0 || err != nil {
 		t.Errorf("young claims: %d swept, %v", n, err)
 	}
-	if n, err := b.store.sweepClaims(t.Context(), 10, time.Now().Add(time.Hour)); n != 1 || err != nil {
+	if n, err := b.store.sweepClaims(t.Context(), 10, time.Now().Add(time.Hour), 0); n != 1 || err != nil {
 		t.Errorf("%d swept, %v; want the one of the settled update", n, err)
 	}
 	letter, err := b.store.Show(t.Context(), 3)
@@ -251,4 +251,52 @@ func TestOldClaimsAreSweptWhenNothingNeedsThem(t *testing.T) {
 			t.Errorf("update %d lost its claim: %v", msg.Sequence, err)
 		}
 	}
+}
+
+func TestUnconfirmedClaimsAreSweptWhenNoUpdateCanBeTheirs(t *testing.T) {
+	b := setUp(t)
+	b.write(t, aDeadLetter(1, "1"), aDeadLetter(2, "1"), aDeadLetter(3, "1"))
+	for i, at := range []step{stepClaimed, stepPublished, stepClaimed} {
+		interrupted := newStore(t, b.js)
+		killAt(interrupted, at)
+		if _, _, err := replay(t, interrupted, Selection{Seqs: []uint64{uint64(i + 1)}}, ReplayOptions{}); !errors.Is(err, errKilled) {
+			t.Fatal(err)
+		}
+	}
+	letters, err := b.js.Stream(t.Context(), topology.StreamDeadLetters)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, seq := range []uint64{1, 2} { // By hand.
+		if err := letters.DeleteMsg(t.Context(), seq); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sweep := func(want int, margin time.Duration, why string) {
+		t.Helper()
+		if n, err := b.store.sweepClaims(t.Context(), 10, time.Now().Add(time.Hour), margin); n != want || err != nil {
+			t.Errorf("%s: %d swept, %v; want %d", why, n, err, want)
+		}
+	}
+	sweep(0, time.Hour, "one of them has an update that waits")
+	for _, msg := range b.updates(t) {
+		b.settleReplay(t, msg.Sequence, asDelivered)
+	}
+	if _, err := b.js.Publish(t.Context(), "kex.vorgang.7.kommentare", []byte(`["younger"]`)); err != nil {
+		t.Fatal(err)
+	}
+	sweep(0, time.Hour, "the oldest update is not much younger")
+	sweep(2, 0, "the oldest update is much younger")
+	if err := letters.DeleteMsg(t.Context(), 3); err != nil {
+		t.Fatal(err)
+	}
+	updates, err := b.js.Stream(t.Context(), topology.StreamUpdates)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := updates.Purge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	sweep(0, time.Hour, "no update, but the claim is young")
+	sweep(1, 0, "no update, and the claim is old")
 }

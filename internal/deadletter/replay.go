@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kexrelay/internal/journal"
+	"kexrelay/internal/topology"
 	"kexrelay/internal/update"
 )
 
@@ -20,6 +21,9 @@ const (
 	// sweepFactor is how many old claims are looked at for each dead letter replayed: more than one, so that they
 	// become fewer over time.
 	sweepFactor = 2
+	// publishMargin is how long after a claim its message is surely published or never. It is above all that a replay
+	// waits and repeats, and above the duplicate window, for which the server still knows the message's ID.
+	publishMargin = topology.DuplicateWindow + time.Hour
 )
 
 // Selection says which dead letters to replay.
@@ -112,7 +116,7 @@ func (s *Store) Replay(ctx context.Context, sel Selection, opts ReplayOptions) (
 	totals, err := run.finish(ctx)
 	if err == nil && totals.Replayed+totals.Duplicate > 0 {
 		// Tidying up is for the next one if it does not work out for this one.
-		_, _ = s.sweepClaims(ctx, sweepFactor*(totals.Replayed+totals.Duplicate), time.Now().Add(-journal.SweepAge))
+		_, _ = s.sweepClaims(ctx, sweepFactor*(totals.Replayed+totals.Duplicate), time.Now().Add(-journal.SweepAge), publishMargin)
 	}
 	return totals, err
 }
@@ -204,7 +208,10 @@ func (r *replayRun) finish(ctx context.Context) (Totals, error) {
 }
 
 // sweepClaims removes old claims of which neither the dead letter nor the new message is there any more.
-func (s *Store) sweepClaims(ctx context.Context, limit int, before time.Time) (int, error) {
+//
+// A claim whose publish was never confirmed names no message: whoever made it may have died before or after the
+// publish. Its message is not there if every update there is was stored later than the claim by the margin.
+func (s *Store) sweepClaims(ctx context.Context, limit int, before time.Time, margin time.Duration) (int, error) {
 	return s.claims.Sweep(ctx, before, limit, func(ctx context.Context, claim journal.Claim) (bool, error) {
 		letter, err := s.read(ctx, claim.DeadLetterSeq)
 		if err == nil && letter.Time.Equal(claim.DeadLetterAt) {
@@ -212,6 +219,9 @@ func (s *Store) sweepClaims(ctx context.Context, limit int, before time.Time) (i
 		}
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return false, err
+		}
+		if !claim.Published() {
+			return s.updatesBeginAfter(ctx, claim.WrittenAt().Add(margin))
 		}
 		waiting, err := s.waiting(ctx, claim)
 		return !waiting, err

@@ -130,15 +130,22 @@ func TestSweepingRemovesFinishedClaimsAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	finished := func(_ context.Context, claim Claim) (bool, error) { return claim.DeadLetterSeq != 3, nil }
-	if n, err := claims.Sweep(t.Context(), time.Now().Add(-time.Hour), 10, finished); n != 0 || err != nil {
-		t.Errorf("young claims: removed %d, %v", n, err)
+	asked := map[uint64]bool{}
+	finished := func(_ context.Context, claim Claim) (bool, error) {
+		if claim.WrittenAt().IsZero() {
+			t.Errorf("nobody knows how old claim %d is", claim.DeadLetterSeq)
+		}
+		asked[claim.DeadLetterSeq] = claim.Published()
+		return claim.DeadLetterSeq == 1 || claim.DeadLetterSeq == 4, nil
 	}
-	if n, err := claims.Sweep(t.Context(), time.Now().Add(time.Hour), 2, finished); n != 1 || err != nil {
-		t.Errorf("the two oldest: removed %d, %v; want 1 of them", n, err)
+	if n, err := claims.Sweep(t.Context(), time.Now().Add(-time.Hour), 10, finished); n != 0 || err != nil || len(asked) != 0 {
+		t.Errorf("young claims: removed %d, %v, asked about %v", n, err, asked)
 	}
-	if n, err := claims.Sweep(t.Context(), time.Now().Add(time.Hour), 10, finished); n != 1 || err != nil {
-		t.Errorf("all: removed %d, %v; want 1", n, err)
+	if n, err := claims.Sweep(t.Context(), time.Now().Add(time.Hour), 10, finished); n != 2 || err != nil {
+		t.Errorf("all: removed %d, %v; want 2", n, err)
+	}
+	if diff := cmp.Diff(map[uint64]bool{1: true, 2: false, 3: true, 4: true}, asked); diff != "" {
+		t.Errorf("published (-want +got):\n%s", diff)
 	}
 	for seq, want := range map[uint64]bool{1: false, 2: true, 3: true, 4: false} {
 		if _, found, err := claims.Get(t.Context(), seq, storedAt); found != want || err != nil {
@@ -147,5 +154,27 @@ func TestSweepingRemovesFinishedClaimsAlone(t *testing.T) {
 	}
 	if n := streamState(t, js, controlStream).Msgs; n != 2 {
 		t.Errorf("%d messages in the bucket, want no marks of removal", n)
+	}
+}
+
+// However many of the oldest stay for ever: with a few looks at a time all others go.
+func TestClaimsThatStayDoNotBlockTheSweep(t *testing.T) {
+	js := setUp(t, topology.Options{})
+	claims := NewClaims(js)
+	const stay, all = 5, 8
+	for seq := uint64(1); seq <= all; seq++ {
+		acquire(t, claims, Claim{DeadLetterSeq: seq, DeadLetterAt: storedAt, UpdateID: "crm", Replays: 1})
+	}
+	removed := 0
+	for looks := 0; removed < all-stay; looks++ {
+		asked := 0
+		n, err := claims.Sweep(t.Context(), time.Now().Add(time.Hour), 2, func(_ context.Context, claim Claim) (bool, error) {
+			asked++
+			return claim.DeadLetterSeq > stay, nil
+		})
+		if err != nil || asked != 2 || looks > 1000 {
+			t.Fatalf("sweep %d removed %d of %d asked about, %v", looks, n, asked, err)
+		}
+		removed += n
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -11,12 +12,13 @@ import (
 	"kexrelay/internal/topology"
 )
 
-// SweepAge is how old a published claim must be before it may go: far above any pause between the steps of a replay.
+// SweepAge is how old a claim must be before it may go: far above any pause between the steps of a replay.
 const SweepAge = 24 * time.Hour
 
-// Sweep removes claims that nobody can need any more, so that the bucket does not grow for ever: those published
+// Sweep removes claims that nobody can need any more, so that the bucket does not grow for ever: those last written
 // before a time (at least SweepAge ago) of which finished says that neither the dead letter nor the new message is
-// there any more. It looks at no more than limit, the oldest first, and returns how many it removed.
+// there any more. It looks at no more than limit of them, taken at random: some are never finished, and those must not
+// keep it from the others. It returns how many it removed.
 func (c *Claims) Sweep(ctx context.Context, before time.Time, limit int, finished func(context.Context, Claim) (bool, error)) (removed int, err error) {
 	keys, err := c.olderThan(ctx, before, limit)
 	if err != nil {
@@ -24,15 +26,12 @@ func (c *Claims) Sweep(ctx context.Context, before time.Time, limit int, finishe
 	}
 	for _, key := range keys {
 		var claim Claim
-		_, err := c.control.get(ctx, key, &claim)
-		if errors.Is(err, errNoKey) {
-			continue
+		claim.written, err = c.control.get(ctx, key, &claim)
+		if errors.Is(err, errNoKey) || err == nil && claim.WrittenAt().After(before) {
+			continue // Somebody swept it, or goes on with it.
 		}
 		if err != nil {
 			return removed, err
-		}
-		if !claim.Published() || claim.PublishedAt.After(before) {
-			continue
 		}
 		done, err := finished(ctx, claim)
 		if err != nil {
@@ -49,11 +48,13 @@ func (c *Claims) Sweep(ctx context.Context, before time.Time, limit int, finishe
 	return removed, nil
 }
 
-// olderThan lists the keys of claims last written before a time.
+// olderThan gives the keys of some claims last written before a time: all of them, or limit, each as likely as any
+// other.
 func (c *Claims) olderThan(ctx context.Context, before time.Time, limit int) ([]string, error) {
 	var keys []string
 	prefix := controlSubject("")
 	scan := Scan{Stream: controlStream, Filters: []string{controlSubject(claimPrefix + ">")}, HeadersOnly: true}
+	seen := 0
 	for msg, err := range scan.Messages(ctx, c.control.js) {
 		if err != nil {
 			return nil, err
@@ -62,10 +63,15 @@ func (c *Claims) olderThan(ctx context.Context, before time.Time, limit int) ([]
 		if err != nil {
 			return nil, err
 		}
-		if meta.Timestamp.After(before) || len(keys) == limit {
+		if meta.Timestamp.After(before) {
 			break // They come in the order of their last write.
 		}
-		keys = append(keys, msg.Subject()[len(prefix):])
+		key := msg.Subject()[len(prefix):]
+		if seen++; len(keys) < limit {
+			keys = append(keys, key)
+		} else if place := rand.N(seen); place < limit { // The n-th one replaces another with the chance limit/n.
+			keys[place] = key
+		}
 	}
 	return keys, nil
 }
