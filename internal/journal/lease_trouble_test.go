@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -126,6 +127,9 @@ func TestALeaseLostByExpiryIsTakenBackAtOnce(t *testing.T) {
 		t.Errorf("epochs %d and %d, held %v and %v", first.Epoch(), second.Epoch(), first.Held(), second.Held())
 	}
 	mustRelease(t, first) // The old one's is not the new one's.
+	if holders, err := a.Holders(t.Context()); err != nil || len(holders) != 1 || holders[0].Released {
+		t.Errorf("holders %+v, %v: the release of a lost lease ended its successor", holders, err)
+	}
 	if !second.Held() {
 		t.Error("the release of a lost lease ended its successor")
 	}
@@ -192,18 +196,25 @@ func TestALeaseWhoseRecordWasRemovedIsLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, change := range map[string]func() error{
-		"deleted":     func() error { return kv.Delete(t.Context(), leaseKey(0)) },
-		"overwritten": func() error { _, err := kv.Put(t.Context(), leaseKey(0), []byte("mine")); return err },
-		"taken": func() error {
-			_, err := kv.Put(t.Context(), leaseKey(0), []byte(`{"process":"x","epoch":99}`))
+	for name, change := range map[string]func(epoch uint64) error{
+		"deleted": func(uint64) error { return kv.Delete(t.Context(), leaseKey(0)) },
+		"overwritten": func(uint64) error {
+			_, err := kv.PutString(t.Context(), leaseKey(0), "mine")
+			return err
+		},
+		"taken": func(epoch uint64) error {
+			_, err := kv.PutString(t.Context(), leaseKey(0), fmt.Sprintf(`{"process":"x","epoch":%d}`, epoch+1))
+			return err
+		},
+		"taken in the same epoch": func(epoch uint64) error { // By a record from a backup.
+			_, err := kv.PutString(t.Context(), leaseKey(0), fmt.Sprintf(`{"process":"x","epoch":%d}`, epoch))
 			return err
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, _ := fastLeases(t, url, "a")
 			lease := a.mustCampaign(t)
-			if err := change(); err != nil {
+			if err := change(lease.Epoch()); err != nil {
 				t.Fatal(err)
 			}
 			wantLost(t, lease, 5*time.Second)

@@ -49,8 +49,11 @@ type ledger struct {
 // entry is what the ledger knows about an update.
 type entry struct {
 	rec     record // The last acknowledged record, meaningless without a slot.
+	order   uint64 // Its ticket's.
 	commit  uint64 // Its commit's number.
 	slot    *slot  // Where it lies; nil if none was acknowledged.
+	said    record // The last record that nobody waits for: it is true before it is stored.
+	saidAs  uint64 // Its ticket's order, 0 for none.
 	open    int    // Tickets pending or on their way.
 	latest  uint64 // The order of its last ticket.
 	settled bool
@@ -139,6 +142,9 @@ func (l *ledger) enqueue(tickets ...*ticket) error {
 		t.order = l.order
 		e.latest = t.order
 		e.open++
+		if t.done == nil {
+			e.said, e.saidAs = t.rec, t.order
+		}
 	}
 	l.pending = append(l.pending, tickets...)
 	if l.inFlight < maxCommits {
@@ -189,11 +195,16 @@ func (l *ledger) drop(r record) {
 	}
 }
 
-// last gives the last acknowledged record of an update.
+// last gives the last record of an update: that was acknowledged, or that nobody had to wait for.
 func (l *ledger) last(k key) (record, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if e := l.entries[k]; e != nil && e.slot != nil {
+	e := l.entries[k]
+	switch {
+	case e == nil || e.settled:
+	case e.saidAs > e.order:
+		return e.said, true
+	case e.slot != nil:
 		return e.rec, true
 	}
 	return record{}, false

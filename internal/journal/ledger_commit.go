@@ -84,7 +84,7 @@ func (l *ledger) finish(c *commit, again bool, err error) (repeat bool) {
 	defer l.mu.Unlock()
 	for _, t := range c.tickets {
 		if err == nil {
-			l.placeLocked(c, t.rec)
+			l.placeLocked(c, t.rec, t.order)
 		}
 		switch {
 		case t.done != nil:
@@ -98,7 +98,9 @@ func (l *ledger) finish(c *commit, again bool, err error) (repeat bool) {
 	}
 	if err == nil {
 		for _, r := range c.moved {
-			l.placeLocked(c, r)
+			if e := l.entries[r.key]; e != nil {
+				l.placeLocked(c, r, e.order)
+			}
 		}
 	}
 	l.slots.done(c.slot, again, time.Now())
@@ -106,13 +108,13 @@ func (l *ledger) finish(c *commit, again bool, err error) (repeat bool) {
 }
 
 // placeLocked notes that a record lies in a commit's slot, unless a later commit's was acknowledged before.
-func (l *ledger) placeLocked(c *commit, r record) {
+func (l *ledger) placeLocked(c *commit, r record, order uint64) {
 	e := l.entries[r.key]
 	if e == nil || e.settled || e.slot != nil && e.commit > c.number {
 		return
 	}
 	l.leaveSlotLocked(e)
-	e.rec, e.commit, e.slot = r, c.number, c.slot
+	e.rec, e.order, e.commit, e.slot = r, order, c.number, c.slot
 	e.slot.enter(r.key)
 }
 

@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -384,5 +385,30 @@ func TestAReaderOfTheLedgerWaitsForItsFence(t *testing.T) {
 	}
 	if err := l.close(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What a former holder writes after it was read, its successor has yet to see.
+func TestTheRemovalKeepsWhatWasNotRead(t *testing.T) {
+	js := setUp(t, topology.Options{})
+	kv, err := js.KeyValue(t.Context(), topology.BucketLedger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	former, other := ledgerWriter{partition: 1, epoch: 1, id: "w"}, ledgerWriter{partition: 1, epoch: 1, id: "x"}
+	for _, k := range []string{former.key(0), other.key(0), former.key(1), former.key(2)} {
+		if _, err := kv.Put(t.Context(), k, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := purgeWriters(t.Context(), js, map[ledgerWriter]struct{}{former: {}}, 3); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, msg := range messages(t, js, ledgerStream) {
+		left = append(left, strings.TrimPrefix(msg.Subject(), ledgerPrefix))
+	}
+	if want := []string{other.key(0), former.key(2)}; !slices.Equal(left, want) {
+		t.Errorf("%q are left, want %q", left, want)
 	}
 }
