@@ -15,11 +15,13 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"kexrelay/internal/fault"
+	"kexrelay/internal/topology"
 	"kexrelay/internal/update"
 )
 
@@ -35,6 +37,35 @@ type Config struct {
 	// Patience is how long a publish that may go through by itself (no leader, no answer, reconnecting) is repeated
 	// before it counts as refused; 0 means 5 s.
 	Patience time.Duration
+	// OnRetry, if not nil, is called with what is being written before each repeat of a publish that did not go
+	// through. It must return at once.
+	OnRetry func(Record)
+}
+
+// Record is what the Journal writes, in a word for metrics.
+type Record string
+
+// The records.
+const (
+	RecordResult     Record = "result" // Also a notice.
+	RecordDeadLetter Record = "deadletter"
+)
+
+// publisher is the configuration of the Journal's publisher.
+func (c Config) publisher() PublisherConfig {
+	p := PublisherConfig{Timeout: c.PublishTimeout, Patience: c.Patience}
+	if c.OnRetry == nil {
+		return p
+	}
+	deadLetters := strings.TrimSuffix(topology.SubjectDeadLetters, ">")
+	p.OnRetry = func(subject string) {
+		record := RecordResult
+		if strings.HasPrefix(subject, deadLetters) {
+			record = RecordDeadLetter
+		}
+		c.OnRetry(record)
+	}
+	return p
 }
 
 // Journal writes settlements and notices down. Use New; its methods are safe for concurrent use, and concurrent
@@ -53,7 +84,7 @@ func New(js jetstream.JetStream, cfg Config) *Journal {
 	}
 	return &Journal{
 		cfg:       cfg,
-		publisher: NewPublisher(js, PublisherConfig{Timeout: cfg.PublishTimeout, Patience: cfg.Patience}),
+		publisher: NewPublisher(js, cfg.publisher()),
 		results:   NewResults(js),
 		bodies:    NewBodies(js),
 	}

@@ -37,6 +37,8 @@ type PublisherConfig struct {
 	// Patience is how long a publish is repeated that may go through by itself; 0 means 5 s. The last repeat may
 	// begin at its end, so a call takes up to Patience + Timeout.
 	Patience time.Duration
+	// OnRetry, if not nil, is called with the subject before each repeat. It must return at once.
+	OnRetry func(subject string)
 }
 
 // Publisher publishes to streams and waits for the PubAck. Many callers share one pipeline: nobody's wait for an
@@ -107,6 +109,9 @@ func (p *Publisher) Publish(ctx context.Context, m *nats.Msg) (*jetstream.PubAck
 		case <-ctx.Done():
 			timer.Stop()
 			return nil, context.Cause(ctx)
+		}
+		if p.cfg.OnRetry != nil {
+			p.cfg.OnRetry(m.Subject)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"kexrelay/internal/embedded/embeddedtest"
 	"kexrelay/internal/fault"
 	"kexrelay/internal/topology"
+	"kexrelay/internal/update"
 )
 
 func sealed(cfg *jetstream.StreamConfig) { cfg.Sealed = true }
@@ -116,6 +118,30 @@ func TestAShortAbsenceOfNATSIsNotTold(t *testing.T) {
 		t.Errorf("Settle: %v", err)
 	}
 	only(t, js, topology.StreamResults)
+}
+
+func TestRepeatedPublishesAreTold(t *testing.T) {
+	js := connect(t, embeddedtest.Run(t).URL())
+	var told []Record
+	j := New(js, Config{Source: source, Patience: 300 * time.Millisecond, OnRetry: func(r Record) { told = append(told, r) }})
+	t.Cleanup(j.Close)
+	for want, settlement := range map[Record]*update.Settlement{
+		RecordResult: delivered(anUpdate(1)), RecordDeadLetter: deadLettered(anUpdate(2)),
+	} {
+		told = nil
+		wantStorage(t, j.Settle(t.Context(), settlement), "kexrelay setup")
+		if kinds := slices.Compact(slices.Clone(told)); len(told) < 2 || len(kinds) != 1 || kinds[0] != want {
+			t.Errorf("told of %q, want repeats of a %s", told, want)
+		}
+	}
+	told = nil
+	if _, err := topology.Setup(t.Context(), js, topology.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, j, deadLettered(anUpdate(2)))
+	if len(told) != 0 {
+		t.Errorf("told of %q although nothing was repeated", told)
+	}
 }
 
 func TestAClosedConnectionIsToldAtOnce(t *testing.T) {

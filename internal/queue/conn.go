@@ -169,6 +169,9 @@ func (c *Conn) onDisconnect(nc *nats.Conn, err error) {
 	if nc.IsClosed() || nc.IsDraining() {
 		return
 	}
+	if c.hooks.OnDisconnect != nil {
+		c.hooks.OnDisconnect()
+	}
 	attrs := []slog.Attr{slog.String("server", c.lastServer())}
 	if err != nil {
 		attrs = append(attrs, slog.String("error", err.Error()))

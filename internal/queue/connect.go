@@ -70,6 +70,8 @@ type Hooks struct {
 	Logger *slog.Logger
 	// OnSlowConsumer is called when messages were dropped in this process because nobody took them in time.
 	OnSlowConsumer func()
+	// OnDisconnect is called when a connection that was up is lost; it is made again by itself.
+	OnDisconnect func()
 	// OnPermission is called whenever the server refused a publish to or a subscription of subject.
 	OnPermission func(subject string)
 }

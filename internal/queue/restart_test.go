@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/url"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,7 +48,8 @@ func restarted(t *testing.T, server *embedded.Server, opts embedded.Options, mea
 
 func TestARestartedServerLosesNothing(t *testing.T) {
 	server := embeddedtest.Run(t)
-	conn := connect(t, ConnectOptions{URL: server.URL()}, Hooks{Logger: logger(t)})
+	var lost atomic.Int32
+	conn := connect(t, ConnectOptions{URL: server.URL()}, Hooks{Logger: logger(t), OnDisconnect: func() { lost.Add(1) }})
 	setUp(t, conn)
 	fill(t, conn, 400, 20)
 	q := open(t, conn, Config{})
@@ -76,6 +78,13 @@ func TestARestartedServerLosesNothing(t *testing.T) {
 	eventually(t, "the stream is empty", func() bool { return stored(t, conn) == 0 })
 	if len(r.all()) != 500 {
 		t.Errorf("%d handed over, there are 500", len(r.all()))
+	}
+	if got := lost.Load(); got != 1 {
+		t.Errorf("told of %d lost connections, there was 1", got)
+	}
+	r.stop()
+	if err := conn.Drain(t.Context()); err != nil || lost.Load() != 1 {
+		t.Errorf("a clean end is told as a lost connection: %d, %v", lost.Load(), err)
 	}
 }
 

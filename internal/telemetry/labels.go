@@ -73,27 +73,12 @@ type TokenOutcome string
 const (
 	TokenFetched      TokenOutcome = "fetched"
 	TokenUnauthorized TokenOutcome = "unauthorized" // The endpoint refused the client: 400 or 401.
-	TokenThrottled    TokenOutcome = "throttled"
-	TokenFailed       TokenOutcome = "failed" // 5xx, network, an answer that is none.
+	TokenFailed       TokenOutcome = "failed"       // 429, 5xx, network, an answer that is none.
 )
 
 // TokenOutcomes lists every outcome of token fetches.
 func TokenOutcomes() []TokenOutcome {
-	return []TokenOutcome{TokenFetched, TokenUnauthorized, TokenThrottled, TokenFailed}
-}
-
-// TokenOutcomeOf is the outcome of a fetch that ended with err, as fault.Of sees it.
-func TokenOutcomeOf(err error) TokenOutcome {
-	f := fault.Of(err)
-	switch {
-	case f == nil:
-		return TokenFetched
-	case f.Kind == fault.Throttled:
-		return TokenThrottled
-	case f.Reason == fault.Unauthorized:
-		return TokenUnauthorized
-	}
-	return TokenFailed
+	return []TokenOutcome{TokenFetched, TokenUnauthorized, TokenFailed}
 }
 
 // Record is what was to be published when it had to be tried again. It is a closed set.
@@ -103,12 +88,10 @@ type Record string
 const (
 	RecordResult     Record = "result"
 	RecordDeadLetter Record = "deadletter"
-	RecordLedger     Record = "ledger"
-	RecordControl    Record = "control"
 )
 
 // Records lists every record.
-func Records() []Record { return []Record{RecordResult, RecordDeadLetter, RecordLedger, RecordControl} }
+func Records() []Record { return []Record{RecordResult, RecordDeadLetter} }
 
 // NATSError is an error the NATS client reports beside any call. It is a closed set.
 type NATSError string
@@ -117,13 +100,12 @@ type NATSError string
 const (
 	NATSSlowConsumer NATSError = "slow_consumer" // Messages were dropped in the client.
 	NATSPermission   NATSError = "permission"    // The server refused a subject.
-	NATSDisconnected NATSError = "disconnected"
-	NATSOther        NATSError = other
+	NATSDisconnected NATSError = "disconnected"  // The connection was lost.
 )
 
 // NATSErrors lists every error of the NATS client.
 func NATSErrors() []NATSError {
-	return []NATSError{NATSSlowConsumer, NATSPermission, NATSDisconnected, NATSOther}
+	return []NATSError{NATSSlowConsumer, NATSPermission, NATSDisconnected}
 }
 
 // label is v if it is in its set, else what stands for the rest.

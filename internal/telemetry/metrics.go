@@ -145,8 +145,7 @@ func (m *Metrics) Hold(reason fault.Reason, on bool, since time.Time) {
 	m.holdSince.WithLabelValues(name).Set(at)
 }
 
-// TokenFetch counts one fetch of an access token and how long it took. TokenOutcomeOf gives the outcome of its
-// error.
+// TokenFetch counts one fetch of an access token and how long it took.
 func (m *Metrics) TokenFetch(outcome TokenOutcome, took time.Duration) {
 	m.tokenFetches.WithLabelValues(label(outcome, TokenOutcomes(), other)).Inc()
 	m.tokenDuration.Observe(took.Seconds())

@@ -172,6 +172,10 @@ func TestWhatHappenedIsCountedWhereItBelongs(t *testing.T) {
 			func(m *telemetry.Metrics) { m.NATSError(telemetry.NATSSlowConsumer) },
 			map[string]float64{"kexrelay_nats_errors_total{error=slow_consumer}": 1},
 		},
+		"a lost connection": {
+			func(m *telemetry.Metrics) { m.NATSError(telemetry.NATSDisconnected) },
+			map[string]float64{"kexrelay_nats_errors_total{error=disconnected}": 1},
+		},
 		"a refused subject": {
 			func(m *telemetry.Metrics) { m.NATSError(telemetry.NATSPermission) },
 			map[string]float64{"kexrelay_nats_errors_total{error=permission}": 1},
@@ -325,16 +329,6 @@ func TestAttemptsAreClassedByTheirError(t *testing.T) {
 			if got := telemetry.ClassOf(err); got != want {
 				t.Errorf("ClassOf(%v) = %s, want %s", err, got, want)
 			}
-		}
-	}
-	for want, err := range map[telemetry.TokenOutcome]error{
-		telemetry.TokenFetched:      nil,
-		telemetry.TokenUnauthorized: failed(fault.Systemic, fault.Unauthorized, 401),
-		telemetry.TokenThrottled:    failed(fault.Throttled, fault.Throttling, 429),
-		telemetry.TokenFailed:       failed(fault.Transient, fault.Outage, 500),
-	} {
-		if got := telemetry.TokenOutcomeOf(err); got != want {
-			t.Errorf("TokenOutcomeOf(%v) = %s, want %s", err, got, want)
 		}
 	}
 }
