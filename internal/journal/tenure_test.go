@@ -61,8 +61,9 @@ func TestTheAnswerOfALeftPostIsWaitedFor(t *testing.T) {
 	if !b.following() {
 		t.Error("nobody waits for the other one's answer")
 	}
+	other := b.past(u[1]) // Before its result, which may be seen at once.
 	result(t, js, u[1])
-	b.wantResolved(t, b.past(u[1]))
+	b.wantResolved(t, other)
 	if b.following() {
 		t.Error("followed although nothing is open")
 	}
