@@ -95,7 +95,10 @@ func (p *relayProcess) start(ctx context.Context, opts Options, httpAddr string)
 		return err
 	}
 	js := p.conn.Load().JetStream()
-	written := journal.New(js, journal.Config{Source: p.cfg.Relay.Source, MaxPayload: p.conn.Load().NATS().MaxPayload})
+	written := journal.New(js, journal.Config{
+		Source: p.cfg.Relay.Source, MaxPayload: p.conn.Load().NATS().MaxPayload,
+		OnRetry: func(record journal.Record) { p.metrics.PublishRetry(telemetry.Record(record)) },
+	})
 	defer written.Close()
 	if err := p.newRelay(written); err != nil {
 		return err

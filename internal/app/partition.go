@@ -85,7 +85,7 @@ func (p *relayProcess) servePartition(ctx context.Context, part *partition, leas
 	if err := q.Reset(ctx); err != nil {
 		return err
 	}
-	tenure, err := journal.TakeOver(ctx, p.conn.Load().JetStream(), lease, journal.TenureConfig{Logger: logger})
+	tenure, err := journal.TakeOver(ctx, p.conn.Load().JetStream(), lease, journal.TenureConfig{Logger: p.logger})
 	if err != nil {
 		return fmt.Errorf("taking the partition over: %w", err)
 	}

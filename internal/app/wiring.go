@@ -45,6 +45,7 @@ func (p *relayProcess) connect(ctx context.Context) (*queue.Conn, error) {
 		Logger:         p.logger,
 		OnSlowConsumer: func() { p.metrics.NATSError(telemetry.NATSSlowConsumer) },
 		OnPermission:   func(string) { p.metrics.NATSError(telemetry.NATSPermission) },
+		OnDisconnect:   func() { p.metrics.NATSError(telemetry.NATSDisconnected) },
 	})
 }
 
