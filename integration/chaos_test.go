@@ -259,6 +259,9 @@ func (c *chaos) check() {
 			last[b.Vorgangsnummer] = seq
 		}
 	}
+	if n := c.api.Counts().RepeatedTraceIDs; n != 0 {
+		t.Errorf("%d requests with a trace ID that was used before", n)
+	}
 	t.Logf("kills %d, stops %d, freezes %d, nats-server kills %d; updates %d, booked %d, dead letters %d; lost %d, "+
 		"silent duplicates %d, flagged %d, told %d, order breaks %d",
 		c.kills, c.stops, c.freezes, c.natsKills, len(c.published), len(times), dead, lost, silent, flagged, told, breaks)

@@ -170,3 +170,24 @@ func TestForbiddenForOneAndForAll(t *testing.T) {
 		t.Errorf("%d dead letters in all, want at most 5", n)
 	}
 }
+
+// A throttle is kept by the next process too, also after a kill.
+func TestAHoldSurvivesTheProcess(t *testing.T) {
+	s := newSystem(t, simulator.Script{
+		Sequence: []simulator.Step{{Answer: simulator.Answer{Status: 429, RetryAfter: 9 * time.Second}}},
+	})
+	s.serve()
+	s.publish("kex.vorgang.1.kommentare", `["first"]`, nil)
+	eventually(t, 10*time.Second, "status shows the hold", func() bool {
+		out, _, _ := runProgram(t, s.natsEnv(), nil, programs.kexrelay, "status")
+		return strings.Contains(out, "throttled")
+	})
+	s.relay.kill()
+	s.serve()
+	eventually(t, 10*time.Second, "the next process holds as well", func() bool { _, reason := s.ready(); return reason == "throttled" })
+	s.drained(30 * time.Second)
+	requests := s.api.Requests()
+	if gap := requests[1].ReceivedAt.Sub(requests[0].AnsweredAt); gap < 9*time.Second {
+		t.Errorf("the next request came %v after the 429, want not within the 9s", gap)
+	}
+}
