@@ -41,7 +41,7 @@ being sent, then ends; a second one ends at once.`,
 			}); err != nil {
 				// In the form of all other lines: whoever collects them must be able to read the last one too.
 				logger.Error("the relay ended", slog.Any("error", err))
-				if errors.Is(err, queue.ErrSettings) {
+				if errors.Is(err, queue.ErrSettings) || errors.Is(err, telemetry.ErrAddress) {
 					return exitWith(exitUsage)
 				}
 				return exitWith(exitFailed)
