@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -118,6 +119,50 @@ func TestAFormerHoldersAnswerDoesNotHideOurOwnRequest(t *testing.T) {
 	c.wantPast(t, u[0], update.Past{Attempts: 2, Unknowns: 1, Crashes: 2, Left: true, RequestID: requestID})
 }
 
+// The same while our request's record is still on its way, and for a copy of what was read before.
+func TestAFormerHoldersAnswerDoesNotOvertakeOurRecord(t *testing.T) {
+	js := setUp(t, topology.Options{})
+	u := waiting(t, js, 2)
+	a := aReplica(t, js, "a")
+	a.sending(t, u[0])
+	a.sending(t, u[1])
+	mustRelease(t, a.lease)
+	b := aReplica(t, js, "b")
+	k := keyOf(u[0].Seq, u[0].StoredAt)
+	old := recordOf(u[0], stateIdle)
+	if b.tenure.supersede(b.tenure.open[k].number, old) != nil {
+		t.Error("a record that was read before counts as a later one")
+	}
+
+	put, gate := b.tenure.ledger.put, make(chan struct{})
+	arrived := make(chan struct{}, 10)
+	b.tenure.ledger.put = func(ctx context.Context, key string, data []byte) (uint64, error) {
+		arrived <- struct{}{}
+		<-gate
+		return put(ctx, key, data)
+	}
+	again := u[0]
+	again.Attempts, again.Unknowns = 2, 1
+	sent := make(chan error)
+	go func() { sent <- b.tenure.Sending(within(t, 10*time.Second), again) }()
+	<-arrived
+	p := b.past(u[1])
+	a.tenure.Answered(u[0])
+	a.tenure.Answered(u[1])
+	<-arrived // The second one's is taken over, so the first one's was seen.
+	close(gate)
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	b.wantResolved(t, p)
+	if err := b.tenure.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.crash()
+	c := aReplica(t, js, "c")
+	c.wantPast(t, u[0], update.Past{Attempts: 2, Unknowns: 1, Crashes: 1, Left: true, RequestID: requestID})
+}
+
 func TestEveryStateIsKnownToTheNextHolder(t *testing.T) {
 	js := setUp(t, topology.Options{})
 	u := waiting(t, js, 5)
@@ -136,6 +181,9 @@ func TestEveryStateIsKnownToTheNextHolder(t *testing.T) {
 	a.sending(t, settled)
 	result(t, js, settled)
 	a.tenure.Settled(settled.Seq, settled.StoredAt)
+	if r, ok := a.tenure.ledger.last(keyOf(settled.Seq, settled.StoredAt)); ok {
+		t.Errorf("%+v is kept for a settled update", r)
+	}
 	if err := a.tenure.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
