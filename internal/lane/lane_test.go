@@ -152,7 +152,7 @@ func TestOrderPerKeyHoldsForAnyScheduleOfTurns(t *testing.T) {
 			},
 			"take": func(t *rapid.T) {
 				if l.Stats().Ready == 0 {
-					t.Skip()
+					return
 				}
 				turn, err := l.Next(context.Background(), rapid.Bool().Draw(t, "newest"))
 				if err != nil {
