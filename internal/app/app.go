@@ -54,6 +54,8 @@ type relayProcess struct {
 	verified atomic.Bool
 	// busy reports that enough lanes are runnable: intake pauses.
 	busy atomic.Bool
+	// ready is how many lanes are runnable.
+	ready atomic.Int64
 
 	mu      sync.Mutex
 	retired []*queue.Queue // kept for the last acks of what is being sent at the stop

@@ -76,7 +76,8 @@ func (p *relayProcess) servePartition(ctx context.Context, part *partition, leas
 	logger := p.logger.With(slog.Int("partition", part.number))
 	started := time.Now()
 	q, err := queue.New(ctx, p.conn.Load(), queue.Config{
-		Partition: part.number, MaxBytes: part.bytes, Busy: p.busy.Load, Logger: logger,
+		Partition: part.number, MaxBytes: part.bytes, Logger: logger,
+		Busy: func() bool { return p.enoughToDo(part) },
 	})
 	if err != nil {
 		return err
@@ -99,7 +100,7 @@ func (p *relayProcess) servePartition(ctx context.Context, part *partition, leas
 	if err := p.inheritHolds(ctx); err != nil {
 		return err
 	}
-	part.queue.Store(q)
+	part.queue.Store(q) // From here on its bytes count in enoughToDo.
 	p.leased.Add(1)
 	defer p.leased.Add(-1)
 	logger.Info("partition taken over", slog.Uint64("epoch", lease.Epoch()), slog.Uint64("bound", tenure.Bound()),

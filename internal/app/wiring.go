@@ -18,6 +18,12 @@ import (
 // could find nothing between two fetches; more would only hold updates that are not sent yet.
 const runnablePerWorker = 4
 
+// Large documents make enough work sooner: with so many bytes in hand, a few runnable lanes will do.
+const (
+	enoughBytes   = 16 << 20
+	fewPerWorkers = 8 // One runnable lane for so many workers.
+)
+
 // newClient makes the API's client.
 func (p *relayProcess) newClient(version string) error {
 	k := p.cfg.KEX
@@ -81,16 +87,38 @@ func (p *relayProcess) newRelay(written *journal.Journal) error {
 // throttleIntake pauses fetching while enough lanes are runnable. There is some distance between pausing and going
 // on, so that intake does not flap around one number.
 func (p *relayProcess) throttleIntake(ready, enough int) {
+	few := p.fewLanes()
+	if was := p.ready.Swap(int64(ready)); was >= few && int64(ready) < few {
+		p.wakeQueues()
+	}
 	busy := p.busy.Load()
 	switch {
 	case !busy && ready >= enough:
 		p.busy.Store(true)
 	case busy && ready <= enough/2:
 		p.busy.Store(false)
-		for _, part := range p.partitions {
-			if q := part.queue.Load(); q != nil {
-				q.Wake()
-			}
+		p.wakeQueues()
+	}
+}
+
+// fewLanes is how many runnable lanes keep the workers going until the next fetch.
+func (p *relayProcess) fewLanes() int64 {
+	return int64(max(p.cfg.Relay.Concurrency/fewPerWorkers, 1))
+}
+
+// enoughToDo says whether a partition's queue need not fetch for now.
+func (p *relayProcess) enoughToDo(part *partition) bool {
+	if p.busy.Load() {
+		return true
+	}
+	q := part.queue.Load()
+	return q != nil && p.ready.Load() >= p.fewLanes() && q.Stats().Bytes >= enoughBytes
+}
+
+func (p *relayProcess) wakeQueues() {
+	for _, part := range p.partitions {
+		if q := part.queue.Load(); q != nil {
+			q.Wake()
 		}
 	}
 }
