@@ -43,13 +43,13 @@ func (s *faultyStore) create(ctx context.Context, key string, value any) (uint64
 	return do(ctx)
 }
 
-// fastLeases passes leases on ten times as fast as the real ones.
+// fastLeases passes leases on four times as fast as the real ones.
 func fastLeases(tb testing.TB, serverURL, replica string) (*Leases, *faultyStore) {
 	tb.Helper()
 	l := NewLeases(connect(tb, serverURL), replica, discard())
 	l.timing = leaseTiming{
-		renew: 100 * time.Millisecond, valid: 400 * time.Millisecond, stale: 600 * time.Millisecond,
-		poll: 25 * time.Millisecond, call: 90 * time.Millisecond,
+		renew: 100 * time.Millisecond, valid: time.Second, stale: 1400 * time.Millisecond,
+		poll: 25 * time.Millisecond, call: 200 * time.Millisecond,
 	}
 	store := &faultyStore{leaseStore: l.store}
 	l.store = store

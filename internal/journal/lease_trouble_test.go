@@ -279,7 +279,7 @@ func TestNeverTwoHolders(t *testing.T) {
 	url := leaseServer(t)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 	defer cancel()
 	var holders, tenures atomic.Int64
 	var epochs sync.Map
@@ -314,7 +314,7 @@ func TestNeverTwoHolders(t *testing.T) {
 	}
 	all.Wait()
 	late.Wait()
-	if n := tenures.Load(); n < 10 {
+	if n := tenures.Load(); n < 5 {
 		t.Errorf("%d holders only: nothing was tested", n)
 	} else {
 		t.Logf("%d holders", n)
@@ -327,7 +327,7 @@ func badControl(seed uint64, late *sync.WaitGroup) func(context.Context, func(co
 	random := rand.New(rand.NewPCG(seed, 1))
 	return func(ctx context.Context, do func(context.Context) (uint64, error)) (uint64, error) {
 		mu.Lock()
-		fate, delay := random.IntN(10), time.Duration(random.IntN(1000))*time.Millisecond
+		fate, delay := random.IntN(10), time.Duration(random.IntN(2000))*time.Millisecond
 		mu.Unlock()
 		switch fate {
 		case 0:

@@ -103,7 +103,7 @@ func TestInAClusterNothingAcknowledgedIsMissed(t *testing.T) {
 	}
 	holder := take(0)
 	var left []update.Attempt
-	for round := range 9 {
+	for round := range 6 {
 		u := waiting(t, js, 2)
 		for i := range u {
 			u[i].Timeout = time.Minute

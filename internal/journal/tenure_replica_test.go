@@ -19,7 +19,7 @@ type replica struct {
 	tenure *Tenure
 }
 
-// aReplica takes partition 0 over. Its lease expires soon after it has crashed, so that tests need not wait.
+// aReplica takes partition 0 over.
 func aReplica(tb testing.TB, js jetstream.JetStream, name string) *replica {
 	tb.Helper()
 	r := &replica{js: js, leases: leasesOf(js, name)}
@@ -27,11 +27,13 @@ func aReplica(tb testing.TB, js jetstream.JetStream, name string) *replica {
 	return r
 }
 
+// leasesOf makes leases that are never lost by a slow machine and yet taken at once: in these tests whoever held them
+// is known to be gone.
 func leasesOf(js jetstream.JetStream, name string) *Leases {
 	l := NewLeases(js, name, discard())
 	l.timing = leaseTiming{
-		renew: 100 * time.Millisecond, valid: 800 * time.Millisecond, stale: time.Second,
-		poll: 10 * time.Millisecond, call: 200 * time.Millisecond,
+		renew: time.Second, valid: time.Minute, stale: 20 * time.Millisecond,
+		poll: 10 * time.Millisecond, call: 5 * time.Second,
 	}
 	return l
 }

@@ -143,14 +143,14 @@ func TestAStreamThatEndsTooEarlyIsAskedAgain(t *testing.T) {
 	js := setUp(t, topology.Options{})
 	u := waiting(t, js, 2)
 	a := aReplica(t, js, "a")
-	future := update.Attempt{Seq: 3, StoredAt: u[1].StoredAt.Add(time.Second), Attempts: 1}
+	future := update.Attempt{Seq: 3, StoredAt: u[1].StoredAt.Add(time.Millisecond), Attempts: 1}
 	a.sending(t, future)
 	a.crash()
 
 	published := make(chan struct{})
 	go func() {
 		defer close(published)
-		pause(t.Context(), 1500*time.Millisecond) // The takeover takes 1 s before it.
+		pause(t.Context(), 500*time.Millisecond)
 		waiting(t, js, 1)
 	}()
 	b := aReplica(t, js, "b")
@@ -340,7 +340,6 @@ func TestTheLedgerOutlivesARestartOfTheServer(t *testing.T) {
 		a.sending(t, u[0])
 		a.sending(t, u[1])
 		server.stop(t)
-		wantLost(t, a.lease, 5*time.Second)
 		if err := a.tenure.Sending(t.Context(), u[2]); err == nil {
 			t.Error("recorded without a server")
 		}
