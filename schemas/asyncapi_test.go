@@ -220,7 +220,7 @@ func TestEveryHeaderIsDocumented(t *testing.T) {
 				update.HeaderMsgID, update.HeaderTraceID, update.HeaderTraceparent, update.HeaderTracestate,
 				topology.HeaderReason, topology.HeaderStatus, topology.HeaderDetail, topology.HeaderAttempts,
 				topology.HeaderUpdateID, topology.HeaderUpdateSeq, topology.HeaderUpdateAt, topology.HeaderUpdateSubject,
-				topology.HeaderRequestID, topology.HeaderFirstAttemptAt, topology.HeaderDeadLetteredAt, topology.HeaderReplays,
+				topology.HeaderRequestID, topology.HeaderAnswers, topology.HeaderFirstAttemptAt, topology.HeaderDeadLetteredAt, topology.HeaderReplays, topology.HeaderMayBeBooked,
 				topology.HeaderBodyObject, topology.HeaderBodySize, topology.HeaderBodyDigest,
 			},
 		},

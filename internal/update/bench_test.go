@@ -66,3 +66,16 @@ func BenchmarkDecode(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkRefuse is what a document costs whose last character no base64 has: it is read to its end for nothing.
+func BenchmarkRefuse(b *testing.B) {
+	body := strings.TrimSuffix(documentOf(5<<20, base64Block), `"}`) + `!"}`
+	m := update.Message{Subject: documentSubject, Header: tracedHeader, Body: []byte(body), Seq: 17}
+	b.SetBytes(int64(len(m.Body)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := update.Decode(m, makeTraceID); err == nil {
+			b.Fatal("it was taken")
+		}
+	}
+}

@@ -24,7 +24,7 @@ func Decode(m Message, newTraceID func() string) (*Update, error) {
 	}
 	switch u.Kind {
 	case Document:
-		err = checkDocument(m.Body)
+		u.Object, err = checkDocument(m.Body)
 	case Comments:
 		err = checkComments(m.Body)
 	case Invalid: // ParseSubject has given the error.

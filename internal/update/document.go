@@ -22,36 +22,39 @@ const (
 	objectMember
 )
 
-// checkDocument checks a document's body: one JSON object with a file name and base64 content, members in any
-// order, no known one twice (receivers disagree about which counts). Unknown members pass.
-func checkDocument(body []byte) error {
+// checkDocument checks a document's body: one JSON object with a file name and base64 content, or a reference to it,
+// members in any order, no known one twice (receivers disagree about which counts). Unknown members pass. It gives
+// the reference, nil if the content is in the body.
+func checkDocument(body []byte) (*Object, error) {
 	s := scanner{body: body, field: fieldBody, index: -1}
 	if err := s.open('{', "an object"); err != nil {
-		return err
+		return nil, err
 	}
-	seen, err := s.documentMembers()
+	seen, object, err := s.documentMembers()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.end(); err != nil {
-		return err
+		return nil, err
 	}
-	return judgeMembers(seen)
+	return object, judgeMembers(seen)
 }
 
 // documentMembers reads the members up to the closing bracket.
-func (s *scanner) documentMembers() (seen members, err error) {
+func (s *scanner) documentMembers() (seen members, object *Object, err error) {
 	if s.peek() == '}' {
 		s.pos++
-		return 0, nil
+		return 0, nil, nil
 	}
 	for more := true; more; {
+		s.peek()
+		from := s.pos
 		m, err := s.member()
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 		if seen&m != 0 {
-			return 0, s.fail("is there twice")
+			return 0, nil, s.fail("is there twice")
 		}
 		seen |= m
 		switch m {
@@ -59,18 +62,22 @@ func (s *scanner) documentMembers() (seen members, err error) {
 			err = s.filename()
 		case contentMember:
 			err = s.content()
-		case objectMember, unknownMember:
+		case objectMember:
+			if object, err = s.object(); object != nil {
+				object.from, object.to = from, s.pos
+			}
+		case unknownMember:
 			err = s.skipValue()
 		}
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 		s.field = fieldBody
 		if more, err = s.more('}'); err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 	}
-	return seen, nil
+	return seen, object, nil
 }
 
 // judgeMembers says whether a document with these members can be sent.
@@ -79,11 +86,9 @@ func judgeMembers(seen members) error {
 	switch {
 	case seen&objectMember != 0 && seen&contentMember != 0:
 		return invalid(fieldObject + ": a document has either object or base64Content, not both")
-	case seen&objectMember != 0:
-		return invalid(fieldObject + ": documents by reference are not carried yet: publish base64Content")
 	case seen&filenameMember == 0:
 		return invalid(fieldFilename + ": " + caseMatters)
-	case seen&contentMember == 0:
+	case seen&(contentMember|objectMember) == 0:
 		return invalid(fieldContent + ": " + caseMatters)
 	}
 	return nil

@@ -42,6 +42,26 @@ func FuzzDecodeDocument(f *testing.F) {
 	fuzzAgainstSchema(f, documentSubject, schemas.Document, schemas.DocumentReference)
 }
 
+// reference is a right one, of three bytes.
+const reference = `{"bucket":"KEX_DOCUMENTS","name":"0b0e8f1c-6a55-4a52-9f0e-3f1d2c7b8a90","size":3,"digest":"SHA-256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU="}`
+
+// FuzzDecodeReference is FuzzDecodeDocument for what stands inside the member object.
+func FuzzDecodeReference(f *testing.F) {
+	f.Add([]byte(reference))
+	for _, size := range []string{"1e3", "1E+3", "100e-2", "100e-3", "3.0", "3.1", "-3", "0", "1e99", "1e-99", "1e999999999", "1e-999999999", "03", "9223372036854775808", "1099511627776", "1099511627777"} {
+		f.Add([]byte(strings.Replace(reference, ":3,", ":"+size+",", 1)))
+	}
+	f.Add([]byte(strings.Replace(reference, "bucket", `b\u0075cket`, 1)))
+	f.Add([]byte(strings.Replace(reference, "{", `{"buckets":1,"buckets":2,"x":{"size":0},`, 1)))
+	f.Add([]byte(strings.Replace(reference, "{", `{"size":3,`, 1)))
+	f.Fuzz(func(t *testing.T, object []byte) {
+		if len(object) > update.MaxReferenceLength-100 {
+			return
+		}
+		compare(t, documentSubject, schemas.DocumentReference, []byte(`{"filename":"a","object":`+string(object)+`}`))
+	})
+}
+
 // FuzzDecodeComments is FuzzDecodeDocument for comments.
 func FuzzDecodeComments(f *testing.F) {
 	fuzzAgainstSchema(f, commentsSubject, schemas.Comments)
@@ -76,6 +96,9 @@ func compare(t *testing.T, subject string, name schemas.Name, body []byte) {
 		}
 	}
 	bySchema := schemas.Validate(name, body)
+	if u.Object != nil { // A document in its other form.
+		bySchema = schemas.Validate(schemas.DocumentReference, body)
+	}
 	if (err == nil) != (bySchema == nil) {
 		t.Fatalf("%q\ndecoder: %v\n schema: %v", body, err, bySchema)
 	}

@@ -43,7 +43,14 @@ type Settlement struct {
 	RequestID string
 	// PossibleDuplicate reports that an earlier request of this update may have been booked too.
 	PossibleDuplicate bool
+	// MayBeBooked reports, of a dead letter, that a request of this update may have been booked, the last one
+	// included: a replay may book it a second time.
+	MayBeBooked bool
 	// FirstAttemptAt is zero if no request was made.
 	FirstAttemptAt time.Time
 	SettledAt      time.Time
+	// Answers are those of this process's requests, the last one included, if more than one request was made.
+	Answers Answers
+	// DeadLetterSeq is the dead letter's sequence if it is there already and only the result is missing, else 0.
+	DeadLetterSeq uint64
 }

@@ -66,6 +66,8 @@ type Replay struct {
 	TraceID       string `json:"traceId"`
 	// Replays counts the replays of the update so far, this one included.
 	Replays int `json:"replays"`
+	// MayBeBooked reports that the dead letter may have been booked: what is sent now may be the second time.
+	MayBeBooked bool `json:"mayBeBooked,omitempty"`
 }
 
 // Update is a decoded update. Body still points into the message: nothing was copied.
@@ -86,7 +88,9 @@ type Update struct {
 	Tracestate       string
 	Header           map[string][]string
 	Body             []byte
-	Replay           *Replay
+	// Object is set if the document is carried by reference: then its bytes lie there, and Body only names them.
+	Object *Object
+	Replay *Replay
 	// Note is what the publisher should be told although the update is valid (a misspelt nats-msg-id), or "".
 	Note string
 }
@@ -112,8 +116,10 @@ type Request struct {
 	TraceID     string
 	Traceparent string
 	Tracestate  string
-	// Body is sent as it is.
+	// Body is sent as it is, unless Content is set.
 	Body []byte
+	// Content, if not nil, is the body of a document by reference.
+	Content *Content
 }
 
 // Answer is what the API said to a delivered request.
