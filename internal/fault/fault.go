@@ -68,7 +68,7 @@ const (
 	Unauthorized Reason = "unauthorized" // 401 with a fresh token, or the token endpoint refuses the client.
 	Throttling   Reason = "throttled"    // 429, or 503 with Retry-After.
 	Outage       Reason = "outage"       // The API or the token endpoint does not work for anybody.
-	Storage      Reason = "storage"      // NATS refuses results or dead letters.
+	Storage      Reason = "storage"      // NATS refuses what is to be written, or does not give what is to be read.
 	Operator     Reason = "operator"     // Somebody paused the relay.
 )
 
@@ -84,6 +84,9 @@ func DeadLetterReasons() []Reason {
 func HoldReasons() []Reason {
 	return []Reason{Operator, Storage, Unauthorized, Forbidden, Throttling, Outage}
 }
+
+// OperatorFor is what a pause of one kind of updates alone is kept under. It is none of HoldReasons: all else is sent.
+func OperatorFor(kind string) Reason { return Operator + "." + Reason(kind) }
 
 // Error is a classified failure. Its text and Detail never contain tokens, secrets or the update's content:
 // whoever makes one has scrubbed them.

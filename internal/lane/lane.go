@@ -23,6 +23,8 @@ type Lanes[T any] struct {
 	items   int
 	parked  int
 	running int
+	// held are the lanes whose heads wait for Resume.
+	held    []*lane[T]
 	onReady func(ready int)
 }
 
@@ -32,6 +34,8 @@ type lane[T any] struct {
 	items      []T
 	next, prev *lane[T] // in ready
 	timer      *time.Timer
+	due        time.Time // When the timer fires.
+	taken      bool      // A Turn works on the head.
 }
 
 // waiter is one blocked Next.
@@ -48,7 +52,7 @@ func New[T any](onReady func(ready int)) *Lanes[T] {
 	return &Lanes[T]{lanes: make(map[string]*lane[T]), onReady: onReady}
 }
 
-// Turn is the right to work on the head of one lane. Exactly one of Done, Retry and Return ends it; until then the
+// Turn is the right to work on the head of one lane. Exactly one of Done, Retry, Hold and Return ends it; until then the
 // lane's other items wait.
 type Turn[T any] struct {
 	lanes *Lanes[T]
@@ -125,6 +129,7 @@ func (l *Lanes[T]) readyLocked(head *lane[T], front bool) {
 
 func (l *Lanes[T]) takeLocked(head *lane[T]) *Turn[T] {
 	l.running++
+	head.taken = true
 	return &Turn[T]{lanes: l, lane: head, Item: head.items[0]}
 }
 
@@ -134,6 +139,7 @@ func (t *Turn[T]) Done() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.running--
+	t.lane.taken = false
 	l.items--
 	var none T
 	t.lane.items[0] = none // the array behind the slice must not keep the finished item
@@ -151,7 +157,9 @@ func (t *Turn[T]) Retry(after time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.running--
+	t.lane.taken = false
 	l.parked++
+	t.lane.due = time.Now().Add(after)
 	t.lane.timer = time.AfterFunc(after, func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -159,6 +167,27 @@ func (t *Turn[T]) Retry(after time.Duration) {
 		t.lane.timer = nil
 		l.readyLocked(t.lane, false)
 	})
+}
+
+// Hold ends the turn of an item that must not be worked on for now: the lane waits, without a worker, until Resume.
+func (t *Turn[T]) Hold() {
+	l := t.lanes
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.running--
+	t.lane.taken = false
+	l.held = append(l.held, t.lane)
+}
+
+// Resume makes all lanes ready that wait for it, in the order they were held.
+func (l *Lanes[T]) Resume() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	held := l.held
+	l.held = nil
+	for _, waiting := range held {
+		l.readyLocked(waiting, false)
+	}
 }
 
 // Return ends the turn as if it had never been taken, but at the end of the line: another lane comes first.
@@ -172,6 +201,7 @@ func (t *Turn[T]) giveBack(front bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.running--
+	t.lane.taken = false
 	l.readyLocked(t.lane, front)
 }
 
@@ -182,14 +212,15 @@ type Stats struct {
 	// Lanes counts the keys that have items.
 	Lanes int
 	// Ready counts lanes that could be taken at once, Waiting those in a retry's delay, Running those taken.
-	Ready, Waiting, Running int
+	// Held those that wait for Resume.
+	Ready, Waiting, Running, Held int
 }
 
 // Stats counts what the lanes hold now.
 func (l *Lanes[T]) Stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return Stats{Items: l.items, Lanes: len(l.lanes), Ready: l.ready.len, Waiting: l.parked, Running: l.running}
+	return Stats{Items: l.items, Lanes: len(l.lanes), Ready: l.ready.len, Waiting: l.parked, Running: l.running, Held: len(l.held)}
 }
 
 // Stop cancels the retries' timers, so that nothing runs after the workers have ended. What is still held stays

@@ -209,3 +209,21 @@ func BenchmarkTurns(b *testing.B) {
 		turn.Done()
 	}
 }
+
+func TestAHeldLaneWaitsForResumeAndNoOther(t *testing.T) {
+	l := New[int](nil)
+	l.Add("a", 1)
+	l.Add("b", 2)
+	l.Add("a", 3)
+	take(t, l, false).Hold()
+	take(t, l, false).Done()
+	if s := l.Stats(); s.Held != 1 || s.Ready != 0 || s.Running != 0 || s.Lanes != 1 {
+		t.Errorf("stats %+v, want one lane held", s)
+	}
+	l.Resume()
+	l.Resume()
+	turn := take(t, l, false)
+	if s := l.Stats(); turn.Item != 1 || s.Held != 0 || s.Ready != 0 {
+		t.Errorf("took %d, want 1 again, once: %+v", turn.Item, s)
+	}
+}

@@ -62,6 +62,15 @@ func (u *unproven) all(now time.Time) []string {
 	return slices.Clip(u.recent)
 }
 
+// forgetAcks gives up the acks that may be sent again: their consumer is gone. In a stream that was made anew with it
+// they would name other updates by the same sequences, and the server would take them: seen, one of 35 updates was lost
+// so. What is settled comes again and is recognised.
+func (q *Queue) forgetAcks() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.unproven = unproven{}
+}
+
 // ack sends an ack that is remembered already. While NATS is away that fails; it is sent again afterwards. It is
 // not called under the mutex, for a full socket blocks it.
 func (q *Queue) ack(reply string) error {

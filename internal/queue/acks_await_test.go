@@ -69,6 +69,7 @@ func TestTheLastAckIsAwaitedEvenIfProven(t *testing.T) {
 }
 
 func TestAwaitingAcksHasAnEnd(t *testing.T) {
+	t.Parallel()
 	conn := prepared(t)
 	fill(t, conn, 3, 1)
 	q := open(t, conn, Config{})
@@ -112,4 +113,27 @@ func TestAcksAreAwaitedThroughAReconnect(t *testing.T) {
 	if left := stored(t, conn); left != 0 {
 		t.Errorf("%d updates are left", left)
 	}
+}
+
+// The acks of a consumer that was deleted are not sent again: in a stream made anew the same sequences are others.
+func TestNoAckOutlivesItsConsumer(t *testing.T) {
+	conn := prepared(t)
+	q := open(t, conn, Config{})
+	r := start(t, q)
+	fill(t, conn, 4, 2)
+	ackAll(t, r.await(4))
+	if open := len(q.awaited()); open == 0 {
+		t.Fatal("no ack is remembered")
+	}
+	if err := conn.JetStream().DeleteStream(t.Context(), topology.StreamUpdates); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "nothing is left to be sent again", func() bool { return len(q.awaited()) == 0 })
+}
+
+// awaited are the acks that would be sent again.
+func (q *Queue) awaited() map[string]string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.unproven.unapplied()
 }

@@ -13,6 +13,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"kexrelay/internal/topology"
 )
 
 // Codes of the JetStream API that jetstream has no name for.
@@ -31,10 +33,10 @@ var ErrPermission = errors.New("NATS does not permit it")
 
 // call asks the JetStream API: request and response are its JSON, both may be nil. It fails with an
 // *[jetstream.APIError] if the server says no, with ErrPermission if the right is missing.
-func (c *Conn) call(ctx context.Context, verb string, request, response any) error {
+func (c *Conn) call(ctx context.Context, verb string, request, response any) (err error) {
+	defer func() { c.Heard(verb, err) }()
 	var body []byte
 	if request != nil {
-		var err error
 		if body, err = json.Marshal(request); err != nil {
 			return fmt.Errorf("encoding the request %s: %w", verb, err)
 		}
@@ -47,6 +49,28 @@ func (c *Conn) call(ctx context.Context, verb string, request, response any) err
 		return fmt.Errorf("asking %s: %w", verb, err)
 	}
 	return nil
+}
+
+// question is a call that does no harm when it is made twice: while nobody answers it is made again, see [topology.Ask]. A
+// refusal is an answer, also the one that there is no leader: the caller waits then, and says so.
+func question[T any](ctx context.Context, c *Conn, verb string, request any) (*T, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	type reply struct {
+		response T
+		refused  error
+	}
+	answer, err := topology.Ask(ctx, func(ctx context.Context) (*reply, error) {
+		var r reply
+		if r.refused = c.call(ctx, verb, request, &r.response); errors.Is(r.refused, context.DeadlineExceeded) {
+			return nil, r.refused
+		}
+		return &r, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("asking %s: %w", verb, err)
+	}
+	return &answer.response, answer.refused
 }
 
 // decodeAnswer looks for the error only if there may be one: an answer may hold a large update.

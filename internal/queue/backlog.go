@@ -22,9 +22,20 @@ type Backlog struct {
 	// FirstSeq and OldestAt are the oldest update's, 0 and zero if there is none. LastSeq is the youngest's ever.
 	FirstSeq, LastSeq uint64
 	OldestAt          time.Time
+	// Undelivered is how many of the messages no consumer will deliver, or has delivered and waits for: it thinks it
+	// is done with them, or they lie in a partition without a consumer. 0 means none that can be told from updates
+	// that came or went while it was counted.
+	Undelivered uint64
 	// Partitions are the relay's consumers by number.
 	Partitions []Partition
 }
+
+// How often the stream is compared with its consumers while there seem to be too few updates in these, and how long to
+// wait between: a cluster removes what was acked a moment later.
+const (
+	compareTries = 4
+	comparePause = 300 * time.Millisecond
+)
 
 // Partition is the state of one of the relay's consumers.
 type Partition struct {
@@ -48,11 +59,33 @@ type Partition struct {
 // Backlog asks for the stream and its consumers. It needs the rights to STREAM.INFO and CONSUMER.LIST of
 // KEX_UPDATES. ErrConsumerGone says that there is no such stream.
 func (c *Conn) Backlog(ctx context.Context) (Backlog, error) {
-	var stream jetstream.StreamInfo
-	if err := c.call(ctx, "STREAM.INFO."+topology.StreamUpdates, nil, &stream); err != nil {
-		if isAPI(err, jetstream.JSErrCodeStreamNotFound) {
-			return Backlog{}, fmt.Errorf("%w: there is no stream %s; run kexrelay setup: %w", ErrConsumerGone, topology.StreamUpdates, err)
+	backlog, err := c.count(ctx)
+	for tries := 1; err == nil && backlog.Undelivered > 0 && tries < compareTries; tries++ {
+		select {
+		case <-time.After(comparePause):
+		case <-ctx.Done():
+			return backlog, nil
 		}
+		var again Backlog
+		if again, err = c.count(ctx); err == nil {
+			again.Undelivered = min(again.Undelivered, backlog.Undelivered)
+			backlog = again
+		}
+	}
+	return backlog, err
+}
+
+// count asks for the consumers before and after the stream: what came or went meanwhile is in one of the two.
+func (c *Conn) count(ctx context.Context) (Backlog, error) {
+	before, err := c.partitions(ctx)
+	var stream jetstream.StreamInfo
+	if err == nil {
+		err = c.call(ctx, "STREAM.INFO."+topology.StreamUpdates, nil, &stream)
+	}
+	if isAPI(err, jetstream.JSErrCodeStreamNotFound) {
+		return Backlog{}, fmt.Errorf("%w: there is no stream %s; run kexrelay setup: %w", ErrConsumerGone, topology.StreamUpdates, err)
+	}
+	if err != nil {
 		return Backlog{}, err
 	}
 	backlog := Backlog{
@@ -61,9 +94,22 @@ func (c *Conn) Backlog(ctx context.Context) (Backlog, error) {
 	if stream.State.Msgs > 0 {
 		backlog.FirstSeq, backlog.OldestAt = stream.State.FirstSeq, stream.State.FirstTime
 	}
-	var err error
-	backlog.Partitions, err = c.partitions(ctx)
-	return backlog, err
+	if backlog.Partitions, err = c.partitions(ctx); err != nil {
+		return Backlog{}, err
+	}
+	if known := max(known(before), known(backlog.Partitions)); known < backlog.Messages {
+		backlog.Undelivered = backlog.Messages - known
+	}
+	return backlog, nil
+}
+
+// known is how many updates the consumers know to be unsettled.
+func known(partitions []Partition) uint64 {
+	n := uint64(0)
+	for _, p := range partitions {
+		n += p.Pending + uint64(max(p.AckPending, 0))
+	}
+	return n
 }
 
 // partitions asks page by page for the consumers and takes the relay's.

@@ -30,6 +30,9 @@ type Conn struct {
 	logger    *slog.Logger
 	closed    chan struct{}
 	denials   denials
+	silence   silence
+	dialler   dialler
+	role      string // As whom it is connected, for logs.
 
 	slowConsumers atomic.Uint64
 	permissions   atomic.Uint64
@@ -38,6 +41,8 @@ type Conn struct {
 	// logged holds what was logged since the state last changed: a line per change, not per try.
 	logged map[string]struct{}
 	lastUp string
+	// left is how a server was left that JetStream did not answer through, until the next one is connected.
+	left departure
 }
 
 // ConnStats counts what happened on a connection since it was made.
@@ -151,6 +156,10 @@ func (c *Conn) AwaitConnected(ctx context.Context) error {
 }
 
 func (c *Conn) onConnect(nc *nats.Conn) {
+	if c.backAgain(nc) {
+		c.dialler.hangUp()
+		return
+	}
 	server := redactURLs(nc.ConnectedUrl())
 	c.denials.reset()
 	c.mu.Lock()
@@ -166,7 +175,7 @@ func (c *Conn) onConnect(nc *nats.Conn) {
 }
 
 func (c *Conn) onDisconnect(nc *nats.Conn, err error) {
-	if nc.IsClosed() || nc.IsDraining() {
+	if nc.IsClosed() || nc.IsDraining() || c.leaving() {
 		return
 	}
 	if c.hooks.OnDisconnect != nil {
@@ -211,11 +220,13 @@ func (c *Conn) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
 		c.permissions.Add(1)
 		denial := parseDenial(err)
 		c.denials.tell(denial)
+		c.silence.forget()
 		if c.hooks.OnPermission != nil {
 			c.hooks.OnPermission(denial.Subject)
 		}
 		if c.firstTime(denial.Operation + denial.Subject) {
-			c.logger.Warn("nats refused a permission", slog.String("operation", denial.Operation), slog.String("subject", denial.Subject))
+			c.logger.Warn("nats refused a permission", slog.String("operation", denial.Operation),
+				slog.String("subject", denial.Subject), slog.String("role", c.role))
 		}
 	default:
 		if c.firstTime(err.Error()) {

@@ -102,6 +102,13 @@ func TestTheBacklogIsRead(t *testing.T) {
 	if p.Number != 0 || p.Pending != 3 || p.AckPending != 6 || p.LastDelivered != 10 || p.AckFloor != 4 || p.PinnedClient == "" || p.PinnedAt.IsZero() {
 		t.Errorf("the partition: %+v", p)
 	}
+	if empty.Undelivered+got.Undelivered != 0 {
+		t.Errorf("%d and %d updates nobody delivers", empty.Undelivered, got.Undelivered)
+	}
+	strand(t, conn, 0, 12)
+	if got, err = conn.Backlog(t.Context()); err != nil || got.Undelivered != 7 {
+		t.Errorf("%d updates nobody delivers, want 7; %v", got.Undelivered, err)
+	}
 	if err := conn.JetStream().DeleteStream(t.Context(), topology.StreamUpdates); err != nil {
 		t.Fatal(err)
 	}

@@ -72,6 +72,8 @@ type Hooks struct {
 	OnSlowConsumer func()
 	// OnDisconnect is called when a connection that was up is lost; it is made again by itself.
 	OnDisconnect func()
+	// OnSilence is called when a server is left for another one because JetStream did not answer through it.
+	OnSilence func()
 	// OnPermission is called whenever the server refused a publish to or a subscription of subject.
 	OnPermission func(subject string)
 }
@@ -95,6 +97,9 @@ func Connect(ctx context.Context, opts ConnectOptions, hooks Hooks) (*Conn, erro
 		return nil, settingsError(err)
 	}
 	c := newConn(opts.Timeout, hooks)
+	if c.role, err = roleOf(settings); err != nil {
+		return nil, settingsError(err)
+	}
 	natsOpts, err := settings.NATSOptions(c.natsOptions(opts)...)
 	if err != nil {
 		return nil, settingsError(connectError(servers, err))
@@ -212,6 +217,7 @@ func (c *Conn) natsOptions(o ConnectOptions) []nats.Option {
 		nats.ReconnectErrHandler(c.onReconnectFailed),
 		nats.ClosedHandler(c.onClosed),
 		nats.ErrorHandler(c.onError),
+		c.dialler.use,
 	}
 }
 

@@ -91,9 +91,10 @@ func TestJetStreamIsReachedByItsDomainAndItsPrefix(t *testing.T) {
 }
 
 func TestBindingWaitsForJetStream(t *testing.T) {
+	t.Parallel()
 	lines := &logWriter{tb: t}
 	conn := connect(t, ConnectOptions{URL: hub(t, "").ClientURL()}, Hooks{})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	_, err := New(ctx, conn, Config{Logger: slog.New(slog.NewTextHandler(lines, nil))})
 	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrNoResponders) {
@@ -235,6 +236,7 @@ func TestAContextIsCheckedBeforeConnecting(t *testing.T) {
 }
 
 func TestServeWaitsForItsFirstServer(t *testing.T) {
+	t.Parallel()
 	first := embeddedtest.Run(t)
 	n, url := port(t, first), first.URL()
 	if err := first.Shutdown(); err != nil {
@@ -274,6 +276,7 @@ func TestServeWaitsForItsFirstServer(t *testing.T) {
 }
 
 func TestRefusedCredentialsDoNotEndTheConnection(t *testing.T) {
+	t.Parallel()
 	srv := secured(t, -1, []*server.User{{Username: "u", Password: "first"}})
 	conn := connect(t, ConnectOptions{URL: srv.ClientURL(), User: "u", Password: "first"}, Hooks{Logger: logger(t)})
 	address, ok := srv.Addr().(*net.TCPAddr)

@@ -35,6 +35,7 @@ type Delivery struct {
 	list               *bodyList // Where its body may be dropped, or nil.
 	listPrev, listNext *Delivery
 	at                 int32 // Place in its slot.
+	size               int32 // Of the body with all that counts, also while it is not in memory.
 	slot               uint8 // Of the heartbeats' wheel.
 	inUse              bool
 	gone               bool
@@ -49,46 +50,104 @@ func (d *Delivery) Seq() uint64 { return d.seq }
 // StoredAt is when NATS stored the update, exact to the nanosecond; with Seq it is the update's identity.
 func (d *Delivery) StoredAt() time.Time { return time.Unix(0, d.storedAt).UTC() }
 
-// Message gives the update itself. If its body was dropped it is read again from the stream, for which Message
-// retries as long as ctx allows. The body stays in memory, and counts, until Release, Park, Ack or Forget.
+// Message gives the update itself. It waits until the budget has room for it, behind those who asked before; if its body
+// was dropped it is then read again from the stream, for which Message tries for up to 10 s, or as long as ctx allows.
+// The body stays in memory, and counts, until Release, Park, Ack or Forget. Only one may use a delivery at a time.
 //
 // update.ErrRemoved says that the update is not in the stream any more, or that this delivery was acked or forgotten.
 // Other errors are faults: interrupted if ctx was cancelled, else systemic (storage), never the update's own.
 func (d *Delivery) Message(ctx context.Context) (update.Message, error) {
-	if message, ok, err := d.use(nil); ok || err != nil {
+	b := d.q.budget
+	message, where, err := d.use(false)
+	for err == nil && where == waits {
+		if err := b.acquire(ctx, d.weight()); err != nil {
+			return update.Message{}, readFault(ctx, d.seq, err)
+		}
+		if message, where, err = d.use(true); err != nil || where != inUse {
+			b.using.Release(d.weight()) // It was dropped meanwhile, to make room.
+		}
+	}
+	if err != nil || where == inUse {
 		return message, err
 	}
-	read, err := d.q.read(ctx, d)
-	if err != nil {
-		return update.Message{}, err
-	}
-	message, _, err := d.use(read)
-	return message, err
+	return d.readAgain(ctx)
 }
 
-// use marks the body as in use, after keeping the one read again.
-func (d *Delivery) use(read *body) (update.Message, bool, error) {
+// weight is what the update takes of the budget while it is in use.
+func (d *Delivery) weight() int64 { return d.q.budget.weight(int64(d.size), int64(d.size)) }
+
+// whereabouts of a body.
+type whereabouts int
+
+const (
+	dropped whereabouts = iota // It must be read again.
+	waits                      // It is in memory, and there is no room to use it.
+	inUse
+)
+
+// use marks a body in memory as in use if there is room; taken says that its weight was taken already.
+func (d *Delivery) use(taken bool) (update.Message, whereabouts, error) {
 	q := d.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if d.gone {
-		return update.Message{}, false, fmt.Errorf("taking update %d: %w", d.seq, update.ErrRemoved)
+	switch {
+	case d.gone:
+		return update.Message{}, dropped, d.removed()
+	case d.body == nil:
+		return update.Message{}, dropped, nil
+	case !d.inUse && !taken && !q.budget.tryAcquire(d.weight()):
+		return update.Message{}, waits, nil
 	}
-	if d.body == nil {
-		if read == nil {
-			return update.Message{}, false, nil
-		}
-		q.keepLocked(d, read)
-		q.reread++
-	}
+	d.useLocked()
+	return d.message(), inUse, nil
+}
+
+func (d *Delivery) useLocked() {
+	d.inUse = true
 	if d.list != nil {
 		d.list.remove(d)
 	}
-	d.inUse = true
-	return update.Message{
-		Subject: d.subject, Header: d.body.header, Body: d.body.data, Seq: d.seq, StoredAt: d.StoredAt(),
-	}, true, nil
 }
+
+func (d *Delivery) removed() error {
+	return fmt.Errorf("taking update %d: %w", d.seq, update.ErrRemoved)
+}
+
+func (d *Delivery) message() update.Message {
+	return update.Message{Subject: d.subject, Header: d.body.header, Body: d.body.data, Seq: d.seq, StoredAt: d.StoredAt()}
+}
+
+// readAgain reads a body that was dropped, when there is room for it and for the answer that it comes in.
+func (d *Delivery) readAgain(ctx context.Context) (update.Message, error) {
+	q, b := d.q, d.q.budget
+	whole := answerSize(int64(d.size))
+	weight := b.weight(int64(d.size), whole)
+	if err := b.acquire(ctx, weight); err != nil {
+		return update.Message{}, readFault(ctx, d.seq, err)
+	}
+	b.bytes.Add(whole)
+	b.shed()
+	read, err := q.read(ctx, d)
+
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	b.freed(whole)
+	if err == nil && d.gone {
+		err = d.removed()
+	}
+	if err != nil {
+		b.using.Release(weight)
+		return update.Message{}, err
+	}
+	b.using.Release(weight - d.weight())
+	q.keepLocked(d, read)
+	q.reread++
+	d.useLocked()
+	return d.message(), nil
+}
+
+// answerSize is how much memory reading an update of size bytes again takes: itself, and the answer with it in base64.
+func answerSize(size int64) int64 { return size + size/3*4 + bodyOverhead }
 
 // Release says that the body is not in use any more although the update is not settled. It stays in memory while
 // there is room.
@@ -96,12 +155,11 @@ func (d *Delivery) Release() {
 	q := d.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if d.inUse = false; d.gone || d.body == nil || d.list != nil {
+	q.letGoLocked(d)
+	if d.gone || d.body == nil || d.list != nil {
 		return
 	}
-	if d.key.first != d {
-		q.waiting.push(d)
-	}
+	q.offerLocked(d)
 	q.makeRoomLocked()
 }
 
@@ -111,7 +169,7 @@ func (d *Delivery) Park() {
 	q := d.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if d.inUse = false; d.gone {
+	if q.letGoLocked(d); d.gone {
 		return
 	}
 	q.parkLocked(d)
@@ -127,7 +185,7 @@ func (d *Delivery) Park() {
 func (d *Delivery) Ack(_ context.Context) error {
 	q := d.q
 	q.mu.Lock()
-	if d.gone {
+	if q.letGoLocked(d); d.gone {
 		q.mu.Unlock()
 		return nil
 	}
@@ -140,14 +198,19 @@ func (d *Delivery) Ack(_ context.Context) error {
 	return q.ack(reply)
 }
 
-// Forget gives the update up without an ack: it is not ours any more, and comes again, here or elsewhere.
+// Forget gives the update up without an ack: it is not ours any more, and comes again to whoever takes the consumer
+// over. A Run to which it comes again ends with ErrRewound.
 func (d *Delivery) Forget() {
 	q := d.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.letGoLocked(d)
 	q.removeLocked(d)
 	q.makeRoomLocked()
 }
+
+// readPatience is how long reading a body again is tried before somebody is told: longer than an election.
+const readPatience = 10 * time.Second
 
 // storedMessage is the answer to a request for a message of a stream.
 type storedMessage struct {
@@ -163,6 +226,7 @@ func (q *Queue) read(ctx context.Context, d *Delivery) (*body, error) {
 	request := struct {
 		Seq uint64 `json:"seq"`
 	}{d.seq}
+	until := time.Now().Add(readPatience)
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		var answer storedMessage
 		err := q.conn.call(ctx, "STREAM.MSG.GET."+topology.StreamUpdates, request, &answer)
@@ -177,7 +241,7 @@ func (q *Queue) read(ctx context.Context, d *Delivery) (*body, error) {
 				header = nil
 			}
 			return newBody(header, stored.Data, len(stored.Header)+len(stored.Data)), nil
-		case !transient(err):
+		case !transient(err), time.Now().After(until):
 			return nil, readFault(ctx, d.seq, q.explain(err))
 		}
 		if q.sleep(ctx, pause) != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -18,7 +19,7 @@ const (
 	// batch is how many updates one request asks for: enough that the pause between two requests does not show,
 	// few enough that Busy is asked often.
 	batch = 1024
-	// chunkBytes is how many bytes one request asks for, and so what may be on its way here or beyond the budget.
+	// chunkBytes is how many bytes one request asks for at most, and so what may be on its way here.
 	chunkBytes = 8 << 20
 	// envelope is the most that subject, ack handle and added headers put on top of a message.
 	envelope = 64 << 10
@@ -87,9 +88,9 @@ type pullRequest struct {
 
 // Run fetches updates and hands each over to accept, in stream order per Vorgang, until ctx ends; then it returns
 // nil and asks for nothing more, while heartbeats go on for what is held. accept is called from one goroutine and
-// must return at once. Run returns an error if the consumer is gone (ErrConsumerGone) or the connection is closed
-// for good (ErrConnectionClosed); everything else, a restarted server, a lost connection, a changed leader, it waits
-// for.
+// must return at once. Run returns an error if the consumer is gone (ErrConsumerGone), the connection is closed
+// for good (ErrConnectionClosed) or what comes must be looked up first (ErrRewound); everything else, a restarted
+// server, a lost connection, a changed leader, it waits for.
 func (q *Queue) Run(ctx context.Context, accept func(*Delivery)) error {
 	if !q.running.CompareAndSwap(false, true) {
 		return errors.New("fetching updates: already doing so")
@@ -112,6 +113,11 @@ func (f *fetcher) run(ctx context.Context) error {
 		return err
 	}
 	defer f.unsubscribe()
+	watching, stop := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { f.q.watchStranded(watching) })
+	defer watch.Wait()
+	defer stop()
 	timer := time.NewTimer(idle)
 	defer timer.Stop()
 	for ctx.Err() == nil {
@@ -156,6 +162,9 @@ func (f *fetcher) drain(limit int) error {
 // step does what is due and says when to look again if nothing happens before.
 func (f *fetcher) step(ctx context.Context) (time.Time, error) {
 	now := time.Now()
+	if f.q.fetchAgain.Swap(false) {
+		f.mustReset = true
+	}
 	switch {
 	case f.q.conn.nc.IsClosed():
 		return now, f.q.conn.Err()
@@ -202,15 +211,17 @@ func (f *fetcher) mayFetch() State {
 	return StateFetching
 }
 
-// chunk is how many bytes to ask for. Less than one message with everything around it would be a silent stall.
-func (f *fetcher) chunk() int64 {
-	return max(chunkBytes, f.q.conn.nc.MaxPayload()+envelope, f.grown)
+// chunk is how many bytes to ask for: not more than half of what may be held, so that it fits. Less than one message
+// with everything around it would be a silent stall.
+func (q *Queue) chunk() int64 {
+	return max(min(chunkBytes, q.budget.share()/2), q.largest.Load())
 }
 
 // request asks for updates.
 func (f *fetcher) request(now time.Time) (time.Time, error) {
 	deadline := now.Add(f.q.pullExpiry + pullGrace)
-	reply, err := f.send(pullRequest{Batch: batch, MaxBytes: f.chunk(), Expires: f.q.pullExpiry})
+	f.q.largest.Store(max(f.q.conn.nc.MaxPayload()+envelope, f.grown))
+	reply, err := f.send(pullRequest{Batch: batch, MaxBytes: f.q.chunk(), Expires: f.q.pullExpiry})
 	if err != nil {
 		return f.sendFailed(now, err)
 	}
@@ -280,6 +291,9 @@ func (f *fetcher) handle(m *nats.Msg) error {
 	if pin := m.Header.Get(headerPinID); pin != "" {
 		f.pin = pin // Also of what is not taken: without it the next request would wait for our own pin to expire.
 	}
+	if f.q.stranger(meta) { // Before anything else: what is acked from here on may be acked for the wrong update.
+		return rewound(meta)
+	}
 	if f.mustReset {
 		return nil // It comes again in order after the reset.
 	}
@@ -295,14 +309,20 @@ func (f *fetcher) handle(m *nats.Msg) error {
 	}
 	f.healthy()
 	f.resetPause = 0
-	taken := f.q.take(meta, m, f.requests, f.chunk())
+	taken := f.q.take(meta, m, f.requests, f.q.chunk())
 	switch {
 	case taken.reack:
 		return f.q.ack(m.Reply)
+	case taken.rewound:
+		return rewound(meta)
 	case taken.update != nil:
 		f.accept(taken.update)
 	}
 	return nil
+}
+
+func rewound(meta ackMeta) error {
+	return fmt.Errorf("%w: update %d, stored at %s", ErrRewound, meta.streamSeq, time.Unix(0, meta.storedAt).UTC().Format(time.RFC3339Nano))
 }
 
 // follows reports whether nothing is missing before a delivery. If something is, it was lost on its way here, or went

@@ -1,23 +1,33 @@
 package queue
 
 import (
+	"errors"
+	"strings"
 	"testing"
 	"time"
 )
 
 func TestHeartbeatsKeepUpdatesLongerThanTheAckWait(t *testing.T) {
-	conn := prepared(t, ackWait(600*time.Millisecond))
+	t.Parallel()
+	const interval = 500 * time.Millisecond
+	conn := prepared(t, ackWait(4*time.Second))
 	fill(t, conn, 100, 100)
-	q := open(t, conn, Config{Heartbeat: 200 * time.Millisecond})
+	q := open(t, conn, Config{Heartbeat: interval})
+	begin := time.Now()
 	r := start(t, q)
 	taken := r.await(100)
-	within(t, 2*time.Second, "nothing comes again", func() bool { return q.Stats().Redelivered == 0 && len(r.all()) == 100 })
-	if beats := q.Stats().Heartbeats; beats < 800 || beats > 1200 {
-		t.Errorf("%d heartbeats in 10 intervals for 100 updates", beats)
+	within(t, 10*interval, "nothing comes again", func() bool { return q.Stats().Redelivered == 0 && len(r.all()) == 100 })
+	// A busy machine beats later; who beats too late is delivered again.
+	eventually(t, "each has had some heartbeats", func() bool { return q.Stats().Heartbeats >= 800 })
+	if beats, most := q.Stats().Heartbeats, 120*(time.Since(begin)/interval+1); beats > uint64(most) {
+		t.Errorf("%d heartbeats for 100 updates, want at most %d until now", beats, most)
 	}
-	taken[42].Forget() // Without heartbeats it comes again.
-	if again := r.await(101)[100]; again.Seq() != taken[42].Seq() || again == taken[42] {
-		t.Errorf("update %d came again", again.Seq())
+	if q.Stats().Redelivered != 0 {
+		t.Error("some came again")
+	}
+	taken[42].Forget() // Without heartbeats it comes again, and nobody here can say what became of it.
+	if err := r.end(); !errors.Is(err, ErrRewound) || !strings.Contains(err.Error(), "update 43,") {
+		t.Errorf("Run returned %v", err)
 	}
 }
 

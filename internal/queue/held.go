@@ -1,9 +1,8 @@
 package queue
 
 import (
-	"log/slog"
+	"math"
 	"strings"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -25,13 +24,14 @@ const headerPinID = "Nats-Pin-Id"
 type holding struct {
 	held map[uint64]*Delivery
 	keys map[string]*keyed
-	// parked and waiting are the bodies that may be dropped, in the order of their lists.
-	parked, waiting bodyList
-	bodies          int
-	bytes           int64
-	wheel           [wheelSlots][]*Delivery
-	nextSlot        int
-	settled         settled
+	// parked and waiting are the bodies that may be dropped, in the order of their lists; ready are those of updates
+	// whose turn has come and that are not in use yet, dropped only for one that is to be.
+	parked, waiting, ready bodyList
+	bodies                 int
+	bytes                  int64
+	wheel                  [wheelSlots][]*Delivery
+	nextSlot               int
+	settled                settled
 	// starving reports that the fetching waits for room.
 	starving bool
 }
@@ -79,11 +79,12 @@ type intake struct {
 	update *Delivery
 	// reack reports that it was settled before and only its ack was lost.
 	reack bool
+	// rewound reports that it should have come before and did not, or is not known any more.
+	rewound bool
 }
 
-// take books a delivery that follows the last one and answers the request made last. beyond is how far the bytes may
-// pass the budget.
-func (q *Queue) take(meta ackMeta, m *nats.Msg, request uint64, beyond int64) intake {
+// take books a delivery that follows the last one and answers the request made last, for chunk bytes.
+func (q *Queue) take(meta ackMeta, m *nats.Msg, request uint64, chunk int64) intake {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.unproven.answered(request)
@@ -96,29 +97,28 @@ func (q *Queue) take(meta ackMeta, m *nats.Msg, request uint64, beyond int64) in
 		q.unproven.add(m.Reply)
 		return intake{reack: true}
 	}
-	if old, ok := q.held[meta.streamSeq]; ok {
-		if old.storedAt == meta.storedAt {
-			old.reply = m.Reply
-			q.redelivered++
-			return intake{}
-		}
-		q.logger.Warn("an update has the sequence of another one: the stream was made anew, forgetting the old update",
-			slog.Uint64("sequence", old.seq), slog.Time("old_stored_at", old.StoredAt()), slog.Time("stored_at", time.Unix(0, meta.storedAt)))
-		q.removeLocked(old)
+	if old, ok := q.held[meta.streamSeq]; ok && old.storedAt == meta.storedAt {
+		old.reply = m.Reply
+		q.redelivered++
+		return intake{}
 	}
+	if meta.streamSeq <= q.seen {
+		q.abandonLocked()
+		return intake{rewound: true}
+	}
+	q.seen = meta.streamSeq
 	q.delivered++
 	d := &Delivery{q: q, seq: meta.streamSeq, storedAt: meta.storedAt, subject: topology.PublishedSubject(m.Subject), reply: m.Reply}
+	d.size = int32(min(m.Size()+bodyOverhead, math.MaxInt32)) //nolint:gosec // Bounded, and no message is that large.
 	q.addLocked(d)
 	if d.key.n > q.cfg.BodiesPerKey {
 		q.dropped++
 		return intake{update: d}
 	}
 	q.keepLocked(d, newBody(m.Header, m.Data, m.Size()))
-	if d.key.first != d {
-		q.waiting.push(d)
-	}
+	q.offerLocked(d)
 	q.shedLocked()
-	if d.body != nil && q.bytes > q.cfg.MaxBytes+beyond { // What waits in its lane may have just been shed.
+	if d.body != nil && q.budget.over(q.bytes, chunk) { // What waits in its lane may have just been shed.
 		q.dropLocked(d)
 	}
 	return intake{update: d}
@@ -145,7 +145,8 @@ func (q *Queue) addLocked(d *Delivery) {
 	q.enrolLocked(d)
 }
 
-// removeLocked forgets d altogether. Its owner may still have it: it answers as gone.
+// removeLocked forgets d altogether. Its owner may still have it: it answers as gone. A body in use counts until its
+// owner lets it go.
 func (q *Queue) removeLocked(d *Delivery) {
 	if d.gone {
 		return
@@ -153,7 +154,7 @@ func (q *Queue) removeLocked(d *Delivery) {
 	d.gone = true
 	delete(q.held, d.seq)
 	q.dismissLocked(d)
-	if d.body != nil {
+	if d.body != nil && !d.inUse {
 		q.forgetBodyLocked(d)
 	}
 	key := d.key
@@ -168,7 +169,7 @@ func (q *Queue) removeLocked(d *Delivery) {
 	if d.prev != nil {
 		d.prev.next = d.next
 	} else if key.first = d.next; key.first != nil && key.first.list != nil {
-		key.first.list.remove(key.first) // Its turn has come.
+		q.offerLocked(key.first) // Its turn has come.
 	}
 	d.prev, d.next = nil, nil
 }
@@ -177,6 +178,31 @@ func (q *Queue) keepLocked(d *Delivery, b *body) {
 	d.body = b
 	q.bodies++
 	q.bytes += b.size
+	q.budget.bytes.Add(b.size)
+}
+
+// offerLocked puts d's body, which is not in use, on the list that says when it may be dropped.
+func (q *Queue) offerLocked(d *Delivery) {
+	if d.list != nil {
+		d.list.remove(d)
+	}
+	if d.key.first == d {
+		q.ready.push(d)
+	} else {
+		q.waiting.push(d)
+	}
+}
+
+// letGoLocked notes that d's body is not in use any more.
+func (q *Queue) letGoLocked(d *Delivery) {
+	if !d.inUse {
+		return
+	}
+	d.inUse = false
+	q.budget.using.Release(d.weight())
+	if d.gone {
+		q.forgetBodyLocked(d)
+	}
 }
 
 func (q *Queue) forgetBodyLocked(d *Delivery) {
@@ -185,6 +211,7 @@ func (q *Queue) forgetBodyLocked(d *Delivery) {
 	}
 	q.bodies--
 	q.bytes -= d.body.size
+	q.budget.freed(d.body.size)
 	d.body = nil
 }
 
@@ -194,14 +221,40 @@ func (q *Queue) dropLocked(d *Delivery) {
 	q.dropped++
 }
 
-// shedLocked drops bodies until they fit, parked ones first, then the youngest of those whose turn has not come.
+// shedLocked drops bodies until there is room for more, parked ones first, then the youngest of those whose turn has not come. What is
+// ready to be used stays: only [Budget.shed] drops it.
 func (q *Queue) shedLocked() {
-	for q.bytes >= q.cfg.MaxBytes && q.parked.first != nil {
+	for q.parked.first != nil && !q.budget.room(q.bytes, q.chunk()) {
 		q.dropLocked(q.parked.first)
 	}
-	for q.bytes >= q.cfg.MaxBytes && q.waiting.last != nil {
+	for q.waiting.last != nil && !q.budget.room(q.bytes, q.chunk()) {
 		q.dropLocked(q.waiting.last)
 	}
+}
+
+// abandonLocked gives up everything held and every ack on its way: the same sequences may be other updates by now, and
+// the server does not look at when they were stored.
+func (q *Queue) abandonLocked() {
+	q.unproven = unproven{}
+	for _, d := range q.held {
+		q.removeLocked(d)
+	}
+}
+
+// stranger reports whether a delivery has the sequence of another update that was here before, and gives up
+// everything if so.
+func (q *Queue) stranger(meta ackMeta) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	at, ok := q.settled.at[meta.streamSeq]
+	if d := q.held[meta.streamSeq]; d != nil {
+		at, ok = d.storedAt, true
+	}
+	if !ok || at == meta.storedAt {
+		return false
+	}
+	q.abandonLocked()
+	return true
 }
 
 // parkLocked offers d's body, and those behind it in its lane, to be dropped first.
@@ -220,7 +273,7 @@ func (q *Queue) parkLocked(d *Delivery) {
 // roomLocked reports whether there is room for more bodies, after making what room can be made.
 func (q *Queue) roomLocked() bool {
 	q.shedLocked()
-	return q.bytes < q.cfg.MaxBytes
+	return q.budget.room(q.bytes, q.chunk())
 }
 
 // makeRoomLocked sheds bodies if they are too many and tells a fetching that waits for room.

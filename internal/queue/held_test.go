@@ -27,6 +27,14 @@ func document(i, size int) []byte {
 	return bytes.Repeat([]byte{byte('a' + i%26)}, size)
 }
 
+// unbound is a queue of no consumer.
+func unbound(budget int64) *Queue {
+	q := &Queue{budget: NewBudget(budget), holding: newHolding(10), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	q.cfg = Config{Budget: q.budget}.withDefaults()
+	q.budget.join(q)
+	return q
+}
+
 func publishDocuments(tb testing.TB, conn *Conn, n, size int, vorgang func(i int) int) {
 	tb.Helper()
 	for i := range n {
@@ -41,10 +49,10 @@ func TestBytesInMemoryAreBounded(t *testing.T) {
 	const (
 		n      = 60
 		budget = 2 * mebi
-		bound  = budget + chunkBytes + mebi // The one beyond is what the overhead adds.
+		bound  = budget + chunkBytes + mebi // It is less than two of the largest messages.
 	)
 	publishDocuments(t, conn, n, quarter, func(i int) int { return i })
-	q := open(t, conn, Config{MaxBytes: budget})
+	q := open(t, conn, Config{Budget: NewBudget(budget)})
 	r := start(t, q)
 	eventually(t, "the bytes are used up", func() bool { return q.Stats().State == StateFull })
 	for i := range n {
@@ -71,8 +79,9 @@ func TestFetchingGoesOnAsSoonAsThereIsRoom(t *testing.T) {
 	conn := prepared(t)
 	const n = 80
 	publishDocuments(t, conn, n, quarter, func(i int) int { return i })
-	q := open(t, conn, Config{MaxBytes: quarter})
+	q := open(t, conn, Config{Budget: NewBudget(quarter)})
 	r := start(t, q)
+	machine := watchStalls(t)
 	settled := 0
 	for settled < n {
 		eventually(t, "the bytes are used up, or all is here", func() bool {
@@ -82,9 +91,8 @@ func TestFetchingGoesOnAsSoonAsThereIsRoom(t *testing.T) {
 		ackAll(t, taken[settled:])
 		settled = len(taken)
 		begin := time.Now()
-		if r.await(min(settled+1, n)); time.Since(begin) > 600*time.Millisecond {
-			t.Errorf("the next came %s after there was room", time.Since(begin))
-		}
+		r.await(min(settled+1, n))
+		machine.wantWithin(t, "fetching the next when there was room", begin, 600*time.Millisecond)
 	}
 }
 
@@ -92,7 +100,7 @@ func TestParkedBodiesMakeRoom(t *testing.T) {
 	conn := prepared(t)
 	const n = 60
 	publishDocuments(t, conn, n, quarter, func(i int) int { return i })
-	q := open(t, conn, Config{MaxBytes: 2 * mebi})
+	q := open(t, conn, Config{Budget: NewBudget(2 * mebi)})
 	r := start(t, q)
 	// Every lane is in backoff: that must not keep the ones behind from being seen.
 	for i := range n {
@@ -174,7 +182,7 @@ func TestAHeldUpdateWithoutBodyIsSmall(t *testing.T) {
 	for name, vorgaenge := range map[string]int{"of one Vorgang": 1, "of 500": 500} {
 		t.Run(name, func(t *testing.T) {
 			before := heap()
-			q := &Queue{cfg: Config{}.withDefaults(), holding: newHolding(10), wake: make(chan struct{}, 1)}
+			q := unbound(DefaultMaxBytes)
 			for seq := range uint64(n) {
 				m := &nats.Msg{ // As it comes from the connection, everything its own.
 					Subject: fmt.Sprintf("kex.update.0.%d.kommentare", int(seq)%vorgaenge),
@@ -235,21 +243,27 @@ func TestAStreamMadeAnewIsNotMistakenForTheOldOne(t *testing.T) {
 	if _, err := taken[1].Message(t.Context()); !errors.Is(err, update.ErrRemoved) {
 		t.Errorf("reading an update of the old stream gave %v", err)
 	}
-	again := start(t, q)
-	fresh := again.await(2)
+	if err := start(t, q).end(); !errors.Is(err, ErrRewound) {
+		t.Errorf("Run returned %v, want ErrRewound", err)
+	}
+	next := open(t, conn, Config{BodiesPerKey: 1})
+	if err := next.Reset(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	fresh := start(t, next).await(2)
 	if got := text(t, fresh[0]) + text(t, fresh[1]); got != "1011" {
 		t.Errorf("the new stream's bodies are %q", got)
 	}
 	ackAll(t, taken) // The old owner's ack must not settle the new update.
 	within(t, 300*time.Millisecond, "both new updates are held", func() bool {
-		return q.Stats().Held == 2 && stored(t, conn) == 2
+		return next.Stats().Held == 2 && stored(t, conn) == 2
 	})
 }
 
 func TestHeldUpdatesLoadAgainAfterRelease(t *testing.T) {
 	conn := prepared(t)
 	publishDocuments(t, conn, 3, mebi, func(i int) int { return i })
-	q := open(t, conn, Config{MaxBytes: 2*mebi + mebi/2})
+	q := open(t, conn, Config{Budget: NewBudget(3 * mebi)})
 	r := start(t, q)
 	taken := r.await(3)
 	text(t, taken[0])
@@ -258,7 +272,7 @@ func TestHeldUpdatesLoadAgainAfterRelease(t *testing.T) {
 	}
 	taken[0].Release()
 	taken[1].Park()
-	if stats := q.Stats(); stats.Bodies != 2 {
+	if stats := q.Stats(); stats.Bodies != 2 || q.budget.Bytes() != stats.Bytes {
 		t.Fatalf("a parked body was not dropped when room was needed: %+v", stats)
 	}
 	if text(t, taken[1]) != string(document(1, mebi)) {
@@ -314,7 +328,7 @@ func TestSettledUpdatesAreRememberedUpToTheLimit(t *testing.T) {
 
 // After a reset everything comes again whatever the budget says; what is new then must not break it.
 func TestABodyFarBeyondTheBudgetIsNotKept(t *testing.T) {
-	q := &Queue{cfg: Config{MaxBytes: mebi}.withDefaults(), holding: newHolding(10), wake: make(chan struct{}, 1)}
+	q := unbound(mebi)
 	for seq := range uint64(40) {
 		m := &nats.Msg{Subject: subject(int(seq)), Data: document(1, mebi), Reply: "r"}
 		if got := q.take(ackMeta{streamSeq: seq + 1, consumerSeq: seq + 1}, m, 1, chunkBytes); got.update == nil {
@@ -326,34 +340,29 @@ func TestABodyFarBeyondTheBudgetIsNotKept(t *testing.T) {
 	}
 }
 
-// Bodies read again for their turn count too and may pass the budget by far; what arrives behind one of them is shed
-// at once.
+// What arrives behind a large body in use is shed at once.
 func TestABodyShedOnArrivalIsNotDroppedTwice(t *testing.T) {
-	q := &Queue{cfg: Config{MaxBytes: mebi}.withDefaults(), holding: newHolding(10), wake: make(chan struct{}, 1)}
+	q := unbound(mebi)
 	add := func(seq uint64, vorgang int) *Delivery {
 		m := &nats.Msg{Subject: subject(vorgang), Data: document(1, 8*mebi), Reply: "r"}
 		return q.take(ackMeta{streamSeq: seq, consumerSeq: seq}, m, 1, chunkBytes).update
 	}
-	for _, d := range []*Delivery{add(1, 1), add(2, 2)} {
-		if _, ok, err := d.use(newBody(nil, document(1, 8*mebi), 8*mebi)); !ok || err != nil {
-			t.Fatalf("taking update %d: %t, %v", d.seq, ok, err)
-		}
+	if _, where, err := add(1, 1).use(false); where != inUse || err != nil {
+		t.Fatalf("taking it: %v, %v", where, err)
 	}
 	dropped := q.dropped
-	if d := add(3, 1); d == nil || d.body != nil || q.bodies != 2 || q.dropped != dropped+1 {
+	if d := add(2, 1); d == nil || d.body != nil || q.bodies != 1 || q.dropped != dropped+1 {
 		t.Errorf("%d bodies, %d dropped after the second of a lane", q.bodies, q.dropped-dropped)
 	}
 }
 
 func TestShedding(t *testing.T) {
-	q := &Queue{cfg: Config{MaxBytes: 10_000}.withDefaults(), holding: newHolding(10), wake: make(chan struct{}, 1)}
+	q := unbound(20_000)
 	add := func(seq uint64, vorgang int) *Delivery {
 		d := &Delivery{q: q, seq: seq, subject: subject(vorgang)}
 		q.addLocked(d)
 		q.keepLocked(d, &body{size: 1000})
-		if d.key.first != d {
-			q.waiting.push(d)
-		}
+		q.offerLocked(d)
 		return d
 	}
 	a1, a2, b1, b2, b3, c1 := add(1, 1), add(2, 1), add(3, 2), add(4, 2), add(5, 2), add(6, 3)
@@ -369,28 +378,28 @@ func TestShedding(t *testing.T) {
 		return strings.Join(names, " ")
 	}
 	a1.Park() // And with it a2, which waits behind it.
-	if _, _, err := c1.use(nil); err != nil {
+	if _, err := c1.Message(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for _, step := range []struct {
-		max  int64
+		max  int64 // Twice what they may have: half is for what a request brings.
 		want string
 	}{
-		{7000, "a1 a2 b1 b2 b3 c1"},
-		{6000, "a2 b1 b2 b3 c1"},
-		{5000, "b1 b2 b3 c1"},
-		{4000, "b1 b2 c1"},
-		{3000, "b1 c1"},
-		{1000, "b1 c1"}, // The first of a lane and what is in use stay.
+		{14000, "a1 a2 b1 b2 b3 c1"},
+		{12000, "a2 b1 b2 b3 c1"},
+		{10000, "b1 b2 b3 c1"},
+		{8000, "b1 b2 c1"},
+		{6000, "b1 c1"},
+		{2000, "b1 c1"}, // The first of a lane and what is in use stay.
 	} {
-		q.cfg.MaxBytes = step.max
+		q.budget.limit = step.max
 		q.shedLocked()
 		if got := has(); got != step.want {
 			t.Errorf("with room for %d: %q, want %q", step.max, got, step.want)
 		}
 	}
 	q.keepLocked(b2, &body{size: 1000})
-	q.waiting.push(b2)
+	q.offerLocked(b2)
 	q.removeLocked(b1)
 	q.shedLocked()
 	if got := has(); got != "b2 c1" {

@@ -1,7 +1,9 @@
 package queue
 
 import (
+	"cmp"
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -19,14 +21,85 @@ import (
 	"kexrelay/internal/update"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "test.parallel" })
+	if !asked { // Those that say they may run side by side mostly wait, however many cores there are.
+		if err := flag.Set("test.parallel", "5"); err != nil {
+			panic(err)
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
 
-// patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
+// patience is how long a test waits for what must happen: it finds out what hangs, on a machine however busy.
+const patience = time.Minute
+
+// stalls knows when this process did not get to run. It watches until the test ends.
+type stalls struct {
+	mu   sync.Mutex
+	gaps []gap
+}
+
+type gap struct {
+	end  time.Time
+	took time.Duration
+}
+
+// watchStalls begins to watch. A server and a queue in this process stand still as long as the watch does.
+func watchStalls(tb testing.TB) *stalls {
+	tb.Helper()
+	const tick = 5 * time.Millisecond
+	s := &stalls{}
+	ctx, cancel := context.WithCancel(context.Background())
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		for last := time.Now(); ctx.Err() == nil; {
+			time.Sleep(tick)
+			now := time.Now()
+			if took := now.Sub(last) - tick; took > tick {
+				s.mu.Lock()
+				s.gaps = append(s.gaps, gap{end: now, took: took})
+				s.mu.Unlock()
+			}
+			last = now
+		}
+	})
+	tb.Cleanup(func() {
+		cancel()
+		watch.Wait()
+	})
+	return s
+}
+
+// wantWithin checks that what began then has not taken longer than the limit and what the machine took of it. What is
+// woken by another goroutine loses time at each step, of which there are some. No stall explains more than four times the
+// limit.
+func (s *stalls) wantWithin(tb testing.TB, what string, begin time.Time, limit time.Duration) {
+	tb.Helper()
+	const steps = 4
+	took := time.Since(begin)
+	if took <= limit {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	most := 4 * limit
+	for _, g := range s.gaps {
+		if g.end.After(begin) {
+			limit += steps * g.took
+		}
+	}
+	if limit = min(limit, most); took > limit {
+		tb.Errorf("%s took %s, with all stalls of this process at most %s", what, took, limit)
+	}
+}
 
 // connect connects and closes when the test ends.
 func connect(tb testing.TB, opts ConnectOptions, hooks Hooks) *Conn {
 	tb.Helper()
+	opts.Timeout = cmp.Or(opts.Timeout, 30*time.Second) // A disk that stands still for some seconds is no failure.
 	conn, err := Connect(context.Background(), opts, hooks)
 	if err != nil {
 		tb.Fatalf("connecting: %v", err)

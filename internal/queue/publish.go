@@ -128,6 +128,7 @@ func (p *Publisher) try(ctx context.Context, message *nats.Msg) (*jetstream.PubA
 	defer p.conn.denials.watch(message.Subject, p.conn.inboxPrefix(), deny)()
 	// The retries of nats.go know only one of the reasons; ours know them all.
 	ack, err := p.conn.js.PublishMsg(ctx, message, jetstream.WithRetryAttempts(0))
+	p.conn.Heard("publishing an update", err)
 	if cause := context.Cause(ctx); err != nil && errors.Is(cause, ErrPermission) {
 		return nil, cause
 	}

@@ -124,6 +124,7 @@ func TestPublishWithoutAStreamGivesUp(t *testing.T) {
 }
 
 func TestWaitingForAStreamIsToldOnce(t *testing.T) {
+	t.Parallel()
 	conn := connect(t, ConnectOptions{URL: embeddedtest.Run(t).URL()}, Hooks{})
 	p := NewPublisher(conn)
 	p.patience = 3 * noticeAfter

@@ -24,16 +24,20 @@ const (
 // ErrConsumerGone says that the consumer or its stream was deleted or is not what setup makes.
 var ErrConsumerGone = errors.New("the consumer to fetch from is gone")
 
+// ErrRewound says that an update came of which this process cannot say what became of it before: a stream restored
+// from a backup or made anew, or a server that forgot more acks than are remembered here. Whoever takes the partition
+// over anew finds out from the results.
+var ErrRewound = errors.New("the updates begin again before what is known here")
+
 // Config says what a Queue fetches and how much of it it keeps in memory.
 type Config struct {
 	// Partition is the number of the consumer to bind to, relay-<partition>.
 	Partition int
-	// MaxBytes is how many bytes of bodies may be held; 0 means DefaultMaxBytes. When it is used up, bodies of
-	// parked updates are dropped, then those of updates that are not their Vorgang's first, then fetching stops.
-	// What was asked for then still comes: at most one request's worth (8 MiB, or the largest message) beyond it.
-	// Bodies that were dropped and are read again for sending count too, but are never refused: the number of
-	// updates being sent at a time bounds those.
-	MaxBytes int64
+	// Budget bounds the bodies in memory, together with what else has it; nil means one of DefaultMaxBytes. When the
+	// queue's share of it is used up, bodies of parked updates are dropped, then those of updates that are not their
+	// Vorgang's first, then fetching stops. What a request brings has its place in it: it goes beyond only if the share
+	// is less than two of the largest messages, and then by one of them.
+	Budget *Budget
 	// BodiesPerKey is how many bodies are kept of one Vorgang; 0 means DefaultBodiesPerKey. Of the updates behind
 	// them less than 300 bytes each are kept, and the bodies are read again in their turn.
 	BodiesPerKey int
@@ -52,6 +56,7 @@ type Config struct {
 type Queue struct {
 	conn     *Conn
 	cfg      Config
+	budget   *Budget
 	logger   *slog.Logger
 	consumer string
 	// pullExpiry is how long a request waits at the server; only requests renew the pin.
@@ -72,9 +77,20 @@ type Queue struct {
 	// catchUp is the highest sequence held when the consumer was reset: up to it deliveries only renew what is
 	// held already, so that neither bytes nor Busy stop them.
 	catchUp uint64
+	// seen is the highest sequence handed over, or after a Reset what had left the stream before it. What comes at or
+	// below it is held, or settled and remembered.
+	seen uint64
 	// pending is how many updates waited behind the last one delivered.
 	pending  uint64
 	unproven unproven
+
+	// stranded is the oldest update that should have left the stream and has not, 0 for none.
+	stranded      atomic.Uint64
+	strandedPause time.Duration
+	// largest is the largest message that a request must have room for, with everything around it.
+	largest atomic.Int64
+	// fetchAgain asks Run for a reset.
+	fetchAgain atomic.Bool
 }
 
 // New binds to the consumer of a partition and waits for NATS as long as ctx allows. It needs the right to ask for
@@ -87,7 +103,10 @@ func New(ctx context.Context, conn *Conn, cfg Config) (*Queue, error) {
 		consumer: topology.Consumer(cfg.Partition),
 		wake:     make(chan struct{}, 1),
 		done:     make(chan struct{}),
+
+		strandedPause: strandedPause,
 	}
+	q.budget = q.cfg.Budget
 	q.logger = q.cfg.Logger.With(slog.String("consumer", q.consumer))
 	q.state.Store(StateStopped)
 	if err := conn.AwaitConnected(ctx); err != nil {
@@ -102,13 +121,15 @@ func New(ctx context.Context, conn *Conn, cfg Config) (*Queue, error) {
 	}
 	q.pullExpiry = min(maxPullExpiry, info.Config.PinnedTTL/2)
 	q.holding = newHolding(max(minSettled, 2*info.Config.MaxAckPending))
+	q.largest.Store(conn.nc.MaxPayload() + envelope)
+	q.budget.join(q)
 	q.stopped.Go(q.heartbeats)
 	return q, nil
 }
 
 func (c Config) withDefaults() Config {
-	if c.MaxBytes <= 0 {
-		c.MaxBytes = DefaultMaxBytes
+	if c.Budget == nil {
+		c.Budget = NewBudget(0)
 	}
 	if c.BodiesPerKey <= 0 {
 		c.BodiesPerKey = DefaultBodiesPerKey
@@ -167,9 +188,8 @@ func (q *Queue) check(info *jetstream.ConsumerInfo) error {
 
 // info asks the consumer's leader.
 func (q *Queue) info(ctx context.Context) (*jetstream.ConsumerInfo, error) {
-	var info jetstream.ConsumerInfo
-	err := q.conn.call(ctx, "CONSUMER.INFO."+topology.StreamUpdates+"."+q.consumer, nil, &info)
-	return &info, q.explain(err)
+	info, err := question[jetstream.ConsumerInfo](ctx, q.conn, "CONSUMER.INFO."+topology.StreamUpdates+"."+q.consumer, nil)
+	return info, q.explain(err)
 }
 
 // explain adds what to do to the errors that mean that there is no consumer.
@@ -185,18 +205,29 @@ func (q *Queue) explain(err error) error {
 	return err
 }
 
-// Reset takes the consumer over: whoever is pinned to it is unpinned, and everything unsettled comes again, at once
+// Reset takes the consumer over: whoever is pinned to it is unpinned, and everything in the stream comes again, at once
 // and in stream order. Call it before Run: otherwise what a former process left unsettled comes only after its ack
 // wait, and possibly behind younger updates. It retries as long as ctx allows and fails while Run is running.
+//
+// Find out what was settled after it: everything from the oldest update on that is in the stream then may come.
+// Something older makes Run end with ErrRewound.
 func (q *Queue) Reset(ctx context.Context) error {
 	if !q.running.CompareAndSwap(false, true) {
 		return errors.New("resetting the consumer: it is being fetched from")
 	}
 	defer q.running.Store(false)
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
-		err := q.unpin(ctx)
+		first, err := q.oldest(ctx)
+		if err == nil {
+			err = q.unpin(ctx)
+		}
 		if err == nil {
 			err = q.reset(ctx)
+		}
+		if err == nil {
+			q.mu.Lock()
+			q.seen = first - 1
+			q.mu.Unlock()
 		}
 		if err == nil || ctx.Err() != nil || !transient(err) {
 			return err
@@ -211,12 +242,29 @@ func (q *Queue) unpin(ctx context.Context) error {
 	request := struct {
 		Group string `json:"group"`
 	}{topology.PriorityGroup}
-	return q.explain(q.conn.call(ctx, "CONSUMER.UNPIN."+topology.StreamUpdates+"."+q.consumer, request, nil))
+	_, err := question[struct{}](ctx, q.conn, "CONSUMER.UNPIN."+topology.StreamUpdates+"."+q.consumer, request)
+	return q.explain(err)
 }
 
-// reset lets the consumer begin anew behind its ack floor.
+// oldest is the sequence of the oldest update in the stream, or that of the next one if there is none.
+func (q *Queue) oldest(ctx context.Context) (uint64, error) {
+	info, err := question[jetstream.StreamInfo](ctx, q.conn, "STREAM.INFO."+topology.StreamUpdates, nil)
+	if err != nil {
+		return 0, q.explain(err)
+	}
+	if info.State.Msgs == 0 {
+		return info.State.LastSeq + 1, nil
+	}
+	return info.State.FirstSeq, nil
+}
+
+// reset lets the consumer begin anew with the oldest update there is. Without a sequence it would begin behind its
+// ack floor, and what was acked and could not be removed, as on a full disk, would stay in the stream for ever.
 func (q *Queue) reset(ctx context.Context) error {
-	if err := q.conn.call(ctx, "CONSUMER.RESET."+topology.StreamUpdates+"."+q.consumer, nil, nil); err != nil {
+	request := struct {
+		Seq uint64 `json:"seq"`
+	}{1}
+	if err := q.conn.call(ctx, "CONSUMER.RESET."+topology.StreamUpdates+"."+q.consumer, request, nil); err != nil {
 		return q.explain(err)
 	}
 	q.mu.Lock()
@@ -255,13 +303,14 @@ func (q *Queue) Wake() {
 }
 
 // Close forgets everything held and ends the heartbeats; what was not acked comes again, here or elsewhere. Run must
-// have returned before.
+// have returned before. Bodies in use count in the budget until they are not.
 func (q *Queue) Close() {
-	q.close.Do(func() { close(q.done) })
+	q.close.Do(func() {
+		close(q.done)
+		q.budget.leave(q)
+	})
 	q.stopped.Wait()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, d := range q.held {
-		q.removeLocked(d)
-	}
+	q.abandonLocked()
 }

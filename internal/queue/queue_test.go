@@ -46,8 +46,13 @@ func TestAnUpdatePublishedWhileIdleArrivesAtOnce(t *testing.T) {
 	conn := prepared(t)
 	r := start(t, open(t, conn, Config{}))
 	const n = 200
-	var waits []time.Duration
+	var waits, trips []time.Duration
 	for i := range n {
+		trip, err := conn.NATS().RTT()
+		if err != nil {
+			t.Fatal(err)
+		}
+		trips = append(trips, trip)
 		begin := time.Now()
 		if err := conn.NATS().Publish(subject(1), []byte("x")); err != nil {
 			t.Fatal(err)
@@ -56,10 +61,12 @@ func TestAnUpdatePublishedWhileIdleArrivesAtOnce(t *testing.T) {
 		waits = append(waits, time.Since(begin))
 	}
 	slices.Sort(waits)
-	if median := waits[n/2]; median > 5*time.Millisecond {
-		t.Errorf("the median wait is %s", median)
+	slices.Sort(trips)
+	// A busy machine is slow with everything: then a ping takes as much longer.
+	if median := waits[n/2]; median > max(5*time.Millisecond, 10*trips[n/2]) {
+		t.Errorf("the median wait is %s, that for a ping %s", median, trips[n/2])
 	}
-	t.Logf("median %s, 99th percentile %s", waits[n/2], waits[n*99/100])
+	t.Logf("median %s, 99th percentile %s, of a ping %s", waits[n/2], waits[n*99/100], trips[n/2])
 }
 
 func TestRunAndResetExcludeEachOther(t *testing.T) {
@@ -76,6 +83,7 @@ func TestRunAndResetExcludeEachOther(t *testing.T) {
 }
 
 func TestADeletedConsumerEndsRun(t *testing.T) {
+	t.Parallel()
 	remove := map[string]func(*Conn) error{
 		"consumer": func(c *Conn) error {
 			return c.JetStream().DeleteConsumer(context.Background(), topology.StreamUpdates, topology.Consumer(0))
@@ -118,16 +126,17 @@ func TestAClosedConnectionEndsRun(t *testing.T) {
 }
 
 func TestStoppingKeepsWhatIsHeldAlive(t *testing.T) {
-	conn := prepared(t, ackWait(600*time.Millisecond))
+	t.Parallel()
+	conn := prepared(t, ackWait(4*time.Second))
 	fill(t, conn, 10, 10)
-	q := open(t, conn, Config{Heartbeat: 100 * time.Millisecond})
+	q := open(t, conn, Config{Heartbeat: 200 * time.Millisecond})
 	r := start(t, q)
 	taken := r.await(10)
 	r.stop()
 	if got := q.Stats().State; got != StateStopped {
 		t.Errorf("the state is %s", got)
 	}
-	within(t, 1500*time.Millisecond, "nothing is waiting to be delivered again", func() bool {
+	within(t, 6*time.Second, "nothing is waiting to be delivered again", func() bool {
 		backlog, err := conn.Backlog(context.Background())
 		return err == nil && backlog.Partitions[0].Redelivered == 0 && backlog.Partitions[0].AckPending == 10
 	})

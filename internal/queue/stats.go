@@ -24,6 +24,9 @@ type Stats struct {
 	Bodies  int   // How many of those have their body in memory,
 	Bytes   int64 // and how many bytes those are.
 	Pending uint64
+	// Stranded is the oldest update that was acked and is still in the stream, 0 for none: the server could not
+	// remove it.
+	Stranded uint64
 
 	Delivered   uint64 // Updates handed over.
 	Redelivered uint64 // Deliveries of what was held already: only the ack handle was replaced.
@@ -50,6 +53,7 @@ func (q *Queue) Stats() Stats {
 	state, _ := q.state.Load().(State)
 	return Stats{
 		State: state, Held: len(q.held), Bodies: q.bodies, Bytes: q.bytes, Pending: q.pending,
+		Stranded:  q.stranded.Load(),
 		Delivered: q.delivered, Redelivered: q.redelivered, Reacked: q.reacked, Heartbeats: q.beats,
 		Pulls: q.pulls, PinPulls: q.pinPulls, PinLosses: q.pinLosses, Resets: q.resets,
 		Dropped: q.dropped, Reread: q.reread,

@@ -65,7 +65,10 @@ func (f *fetcher) conflict(m *nats.Msg, mine bool, text string) error {
 		f.retryAt = time.Now().Add(f.q.pullExpiry)
 	case strings.Contains(text, "exceeded max"), strings.Contains(text, "push based"):
 		return f.refused(text)
-	default: // Consumer deleted, leadership change, server shutdown.
+	case strings.Contains(text, "consumer deleted"):
+		f.q.forgetAcks()
+		f.suspect(text)
+	default: // Leadership change, server shutdown.
 		f.suspect(text)
 	}
 	return nil
@@ -91,13 +94,13 @@ func (f *fetcher) full(m *nats.Msg) {
 		f.grown = 0
 		return
 	}
-	if asked := f.chunk(); asked < maxChunkBytes {
+	if asked := f.q.chunk(); asked < maxChunkBytes {
 		f.grown = 2 * asked
 		f.q.logger.Info("an update is larger than the request for it, asking for more", slog.Int64("bytes", f.grown))
 		return
 	}
 	f.retryAt = time.Now().Add(maxPause)
-	f.trouble(fmt.Errorf("the next update does not fit into a request of %d bytes", f.chunk()))
+	f.trouble(fmt.Errorf("the next update does not fit into a request of %d bytes", f.q.chunk()))
 }
 
 // pinLost notes that another client was pinned, or that the pin expired. The next request asks for a new pin; if

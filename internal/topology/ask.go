@@ -25,7 +25,7 @@ func patiently(ctx context.Context, do func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, electionTime)
 	defer cancel()
 	for {
-		try, cancel := context.WithTimeout(ctx, answerTime)
+		try, cancel := Call(ctx, answerTime)
 		err := do(try)
 		cancel()
 		if !leaderless(err) {
@@ -39,18 +39,39 @@ func patiently(ctx context.Context, do func(ctx context.Context) error) error {
 	}
 }
 
+// insistently asks as Ask does, but every refusal is an answer: that nobody has JetStream, too.
+//
+//nolint:ireturn // jetstream's handles are interfaces.
+func insistently[T any](ctx context.Context, question func(ctx context.Context) (T, error)) (T, error) {
+	type answer struct {
+		value   T
+		refused error
+	}
+	a, err := Ask(ctx, func(ctx context.Context) (answer, error) {
+		value, err := question(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			return answer{}, err
+		}
+		return answer{value, err}, nil
+	})
+	if err != nil {
+		return a.value, err
+	}
+	return a.value, a.refused
+}
+
 func leaderless(err error) bool {
 	if refused, ok := errors.AsType[jetstream.JetStreamError](err); ok && refused.APIError() != nil {
 		return int(refused.APIError().ErrorCode) == codeUnavailable
 	}
-	return errors.Is(err, context.DeadlineExceeded)
+	return errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, ErrDenied)
 }
 
 // streamInfo is nil if there is no such stream. It needs only the right to STREAM.INFO.
 func streamInfo(ctx context.Context, js jetstream.JetStream, name string) (*jetstream.StreamInfo, error) {
 	var stream jetstream.Stream
 	err := patiently(ctx, func(ctx context.Context) (err error) {
-		stream, err = js.Stream(ctx, name)
+		stream, err = insistently(ctx, func(ctx context.Context) (jetstream.Stream, error) { return js.Stream(ctx, name) })
 		return err
 	})
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -67,7 +88,9 @@ func streamInfo(ctx context.Context, js jetstream.JetStream, name string) (*jets
 func consumerInfo(ctx context.Context, js jetstream.JetStream, name string) (*jetstream.ConsumerInfo, error) {
 	var consumer jetstream.Consumer
 	err := patiently(ctx, func(ctx context.Context) (err error) {
-		consumer, err = js.Consumer(ctx, StreamUpdates, name)
+		consumer, err = insistently(ctx, func(ctx context.Context) (jetstream.Consumer, error) {
+			return js.Consumer(ctx, StreamUpdates, name)
+		})
 		return err
 	})
 	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -114,6 +137,8 @@ func consumerConfigOf(consumer jetstream.Consumer) *jetstream.ConsumerConfig {
 // explainAsking says what usually is behind a question that JetStream did not answer.
 func explainAsking(err error) error {
 	switch {
+	case errors.Is(err, ErrDenied):
+		return fmt.Errorf("%w: grant it, or take another user (--user, --creds, --context)", err)
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount),
 		errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("%w: start the nats-server with JetStream (-js), or use an account or a --js-domain that has it", err)

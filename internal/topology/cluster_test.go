@@ -3,13 +3,13 @@ package topology_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"kexrelay/internal/embedded/embeddedtest"
 	"kexrelay/internal/topology"
 	"kexrelay/internal/update"
 )
@@ -19,28 +19,21 @@ func runCluster(t *testing.T) string {
 	t.Helper()
 	var routes []string
 	for range 3 {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		routes = append(routes, listener.Addr().String())
-		if err := listener.Close(); err != nil {
-			t.Fatal(err)
-		}
+		routes = append(routes, fmt.Sprintf("127.0.0.1:%d", embeddedtest.FreePort(t)))
 	}
 	var servers []*server.Server
 	for i, route := range routes {
 		servers = append(servers, runServer(t, fmt.Sprintf("server_name: n%d\ncluster { name: C, listen: '%s', routes: [nats://%s] }",
 			i, route, strings.Join(routes, ", nats://"))))
 	}
-	for end := time.Now().Add(30 * time.Second); ; {
+	for end := time.Now().Add(2 * time.Minute); ; {
 		for _, s := range servers {
 			if s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == len(servers) {
 				return servers[0].ClientURL()
 			}
 		}
 		if time.Now().After(end) {
-			t.Fatal("the cluster has no leader after 30 s")
+			t.Fatal("the cluster has no leader after two minutes")
 		}
 		<-time.After(20 * time.Millisecond)
 	}
@@ -48,7 +41,7 @@ func runCluster(t *testing.T) string {
 
 func TestAClusterKeepsThreeCopies(t *testing.T) {
 	js := connectTo(t, runCluster(t))
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	if _, err := topology.Setup(ctx, js, topology.Options{Partitions: 2}); err != nil {
 		t.Fatal(err)

@@ -14,10 +14,12 @@ import (
 	"kexrelay/internal/update"
 )
 
-const deadline = 10 * time.Second
+const deadline = time.Minute
 
 func publish(t *testing.T, js jetstream.JetStream, subject, body string, opts ...jetstream.PublishOpt) *jetstream.PubAck {
 	t.Helper()
+	// A server of a cluster may not know the stream yet.
+	opts = append(opts, jetstream.WithRetryWait(250*time.Millisecond), jetstream.WithRetryAttempts(100))
 	ack, err := js.Publish(t.Context(), subject, []byte(body), opts...)
 	if err != nil {
 		t.Fatalf("publishing to %s: %v", subject, err)

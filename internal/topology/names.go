@@ -24,6 +24,12 @@ const (
 	BucketControl     = "KEX_CONTROL"   // Key-value: leases, holds, replay claims.
 )
 
+// Keys of BucketControl.
+const (
+	LeasePrefix = "lease." // And the partition: who may send its updates.
+	HoldPrefix  = "hold."  // And the reason: why nobody sends.
+)
+
 // PriorityGroup is the pinned-client group of every relay consumer.
 const PriorityGroup = "relay"
 
@@ -35,6 +41,8 @@ const (
 	SubjectAudit          = "kex.audit.>"
 	resultPrefix          = "kex.result."
 	deadLetterPrefix      = "kex.deadletter."
+	auditPrefix           = "kex.audit."
+	replicaPrefix         = "kex.replica."
 	publishedTransformSrc = "kex.vorgang.*.*"
 	publishedAll          = "kex.vorgang.>"
 	consumerPrefix        = "relay-"
@@ -53,12 +61,14 @@ const (
 	HeaderAttempts       = "Kex-Attempts"
 	HeaderRequestID      = "Kex-Request-Id"
 	HeaderFirstAttemptAt = "Kex-First-Attempt-At"
+	HeaderAnswers        = "Kex-Answers" // As update.Answers writes them, if more than one request was made.
 	HeaderDeadLetteredAt = "Kex-Dead-Lettered-At"
 	HeaderReplays        = update.HeaderReplays
 	HeaderReplayOf       = update.HeaderReplayOf
-	HeaderBodyObject     = "Kex-Body-Object" // <bucket>/<name> of the original body.
-	HeaderBodySize       = "Kex-Body-Size"   // Bytes.
-	HeaderBodyDigest     = "Kex-Body-Digest" // SHA-256=<base64url>.
+	HeaderMayBeBooked    = "Kex-May-Be-Booked" // "true" if a request was sent and nobody knows what became of it.
+	HeaderBodyObject     = "Kex-Body-Object"   // <bucket>/<name> of the original body.
+	HeaderBodySize       = "Kex-Body-Size"     // Bytes.
+	HeaderBodyDigest     = "Kex-Body-Digest"   // SHA-256=<base64url>.
 )
 
 // Consumer is the durable consumer of a partition.
@@ -98,3 +108,13 @@ func ResultSubject(outcome update.Outcome, vorgangsnummer string, kind update.Ki
 func DeadLetterSubject(reason fault.Reason, vorgangsnummer string, kind update.Kind) string {
 	return deadLetterPrefix + string(reason) + "." + vorgangsnummer + "." + string(kind)
 }
+
+// CancelSubject is where the replica with the right to send an update is asked to take it back. process is the replica's, as
+// in its lease.
+func CancelSubject(process string) string { return replicaPrefix + "cancel." + process }
+
+// StandingSubject is where that replica is asked how an update stands.
+func StandingSubject(process string) string { return replicaPrefix + "update." + process }
+
+// AuditSubject is where the audit event of an action goes.
+func AuditSubject(action string) string { return auditPrefix + action }

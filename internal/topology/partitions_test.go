@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"kexrelay/internal/fault"
 	"kexrelay/internal/topology"
 	"kexrelay/internal/update"
 )
@@ -88,6 +89,53 @@ func TestPartitionsDoNotChangeWhileUpdatesWait(t *testing.T) {
 			t.Errorf("the same %d partitions change something while an update waits", partitions)
 		}
 	}
+}
+
+func TestPartitionsDoNotChangeWhileARelayMaySend(t *testing.T) {
+	js := connect(t)
+	setUp(t, js, topology.Options{Partitions: 2})
+	kv, err := js.KeyValue(t.Context(), topology.BucketControl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(key, value string) {
+		t.Helper()
+		if _, err := kv.PutString(t.Context(), key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := func(why, holder string) {
+		t.Helper()
+		_, err := topology.Setup(t.Context(), js, topology.Options{Partitions: 4})
+		refusal, ok := errors.AsType[*topology.RefusedError](err)
+		if !ok || !strings.Contains(refusal.Problem, "("+holder+")") || !strings.Contains(refusal.Advice, "kexrelay pause") {
+			t.Errorf("%s: %v, want a refusal that names %s", why, err, holder)
+		}
+		if found, err := topology.Verify(t.Context(), js); err != nil || found.Partitions != 2 {
+			t.Errorf("%s: %+v, %v, want nothing changed", why, found, err)
+		}
+	}
+	put(topology.LeasePrefix+"0", `{"replica":"a","released":true}`)
+	put(topology.LeasePrefix+"1", `{"replica":"b","epoch":3}`)
+	refused("a relay has a lease", "b")
+	put(topology.LeasePrefix+"1", `no JSON`)
+	refused("nobody can read who has it", "unknown")
+	operator := topology.HoldPrefix + string(fault.Operator)
+	put(operator, `{}`)
+	if err := kv.Delete(t.Context(), operator); err != nil {
+		t.Fatal(err)
+	}
+	refused("the pause is over", "unknown")
+	put(operator, `{}`)
+	setUp(t, js, topology.Options{Partitions: 4})
+	if err := kv.Purge(t.Context(), operator); err != nil {
+		t.Fatal(err)
+	}
+	put(topology.LeasePrefix+"1", `{"replica":"b","released":true}`)
+	setUp(t, js, topology.Options{Partitions: 3})
+	// What changes nothing about the partitions is nobody's trouble.
+	put(topology.LeasePrefix+"1", `{"replica":"b"}`)
+	setUp(t, js, topology.Options{Partitions: 3})
 }
 
 func TestAMissingTransformIsMendedOnlyWhereOrderIsKept(t *testing.T) {

@@ -19,8 +19,8 @@ import (
 // settings without an error. If a change fails, the report tells what was done before; running setup again goes on
 // from there.
 //
-// Changing the number of partitions of a topology needs all relays to be paused: updates that are published
-// while setup works may be seen in both orders.
+// The number of partitions changes only while no update waits, and no relay may send: none has a lease, or an
+// operator has paused them. Updates that are published while setup works may be seen in both orders.
 func Setup(ctx context.Context, js jetstream.JetStream, opts Options) (Report, error) {
 	if err := opts.Validate(); err != nil {
 		return Report{DryRun: opts.DryRun}, err
@@ -114,7 +114,9 @@ func (p *plan) planStream(ctx context.Context, s spec) error {
 		config = &found.Config
 	}
 	if s.name == StreamUpdates {
-		p.planPartitions(found)
+		if err := p.planPartitions(ctx, found); err != nil {
+			return err
+		}
 	}
 	wanted := s.wanted(p.opts, p.partitions, config)
 	if found == nil {
@@ -144,10 +146,11 @@ func (p *plan) planStream(ctx context.Context, s spec) error {
 
 // planPartitions settles how many partitions there will be and refuses to change their number while updates wait:
 // a Vorgang's waiting updates would stay in one partition while its next ones go to another, and be overtaken.
-func (p *plan) planPartitions(found *jetstream.StreamInfo) {
+// The same goes for one that arrives while setup works, so no relay may send meanwhile.
+func (p *plan) planPartitions(ctx context.Context, found *jetstream.StreamInfo) error {
 	p.partitions = max(p.opts.Partitions, 1)
 	if found == nil {
-		return
+		return nil
 	}
 	p.hasUpdates = true
 	p.waiting, p.firstSeq = found.State.Msgs, found.State.FirstSeq
@@ -157,13 +160,24 @@ func (p *plan) planPartitions(found *jetstream.StreamInfo) {
 	}
 	// Without a transform everything lies where partition 0 looks; one that is all there is sees it all.
 	harmless := now == p.partitions || p.partitions == 1 && found.Config.SubjectTransform == nil
-	if harmless || p.waiting == 0 {
-		return
+	if harmless {
+		return nil
 	}
-	p.refuse("stream "+StreamUpdates,
-		fmt.Sprintf("is not empty (updates waiting: %d), and going from %s to %s would mix up their order",
-			p.waiting, partitionCount(now), partitionCount(p.partitions)),
-		"Stop the publishers, let the relays empty the stream, pause them, then run kexrelay setup --"+FlagPartitions+" again")
+	change := fmt.Sprintf("going from %s to %s would mix up their order", partitionCount(now), partitionCount(p.partitions))
+	if p.waiting > 0 {
+		p.refuse("stream "+StreamUpdates, fmt.Sprintf("is not empty (updates waiting: %d), and %s", p.waiting, change),
+			"Stop the publishers, let the relays empty the stream, pause them, then run kexrelay setup --"+FlagPartitions+" again")
+		return nil
+	}
+	holder, err := sender(ctx, p.js)
+	if err != nil {
+		return fmt.Errorf("asking who may send updates: %w", explainAsking(err))
+	}
+	if holder != "" {
+		p.refuse("stream "+StreamUpdates, fmt.Sprintf("is being worked on by a relay (%s), and of updates that arrive now %s", holder, change),
+			"Stop the publishers, run kexrelay pause, then kexrelay setup --"+FlagPartitions+" again, then kexrelay resume; the relays need no restart")
+	}
+	return nil
 }
 
 func partitionCount(n int) string {

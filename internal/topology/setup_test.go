@@ -3,6 +3,7 @@ package topology_test
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -24,7 +25,7 @@ func connectTo(t *testing.T, url string, opts ...jetstream.JetStreamOpt) jetstre
 		t.Fatalf("connecting to %s: %v", url, err)
 	}
 	t.Cleanup(conn.Close)
-	js, err := jetstream.New(conn, opts...)
+	js, err := jetstream.New(conn, append(opts, jetstream.WithDefaultTimeout(30*time.Second))...) // A disk may stand still for some seconds.
 	if err != nil {
 		t.Fatalf("opening JetStream: %v", err)
 	}

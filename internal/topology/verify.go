@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -21,6 +22,52 @@ type Found struct {
 	Storage  Storage
 	// Server is the connected server's version.
 	Server string
+	// Rooms says how full what is there is, in setup's order.
+	Rooms []Room
+	// Consumers are the partitions' by number, those that are not there left zero.
+	Consumers []Consuming
+}
+
+// Room is how full a stream or bucket is.
+type Room struct {
+	// Name is the stream's or the bucket's, as setup --max-bytes takes it.
+	Name     string
+	Messages uint64
+	Bytes    uint64
+	// MaxBytes is -1 for no limit. Refuses says that at the limit nothing more is taken, else the oldest goes.
+	MaxBytes int64
+	Refuses  bool
+	// OldestAt is when the oldest message was stored, zero if there is none. LastSeq is the last message's ever.
+	OldestAt time.Time
+	LastSeq  uint64
+}
+
+// Consuming is how far a partition's consumer is.
+type Consuming struct {
+	// Unsettled are the updates that were not acked yet, delivered or not.
+	Unsettled uint64
+	// Pinned says that the server gives them to one relay alone, as it must while one fetches.
+	Pinned bool
+}
+
+func roomOf(name string, info *jetstream.StreamInfo) Room {
+	room := Room{
+		Name: name, Messages: info.State.Msgs, Bytes: info.State.Bytes,
+		MaxBytes: info.Config.MaxBytes, Refuses: info.Config.Discard == jetstream.DiscardNew,
+		LastSeq: info.State.LastSeq,
+	}
+	if info.State.Msgs > 0 {
+		room.OldestAt = info.State.FirstTime
+	}
+	return room
+}
+
+func consuming(info *jetstream.ConsumerInfo) Consuming {
+	c := Consuming{Unsettled: info.NumPending + uint64(max(info.NumAckPending, 0))}
+	for _, group := range info.PriorityGroups {
+		c.Pinned = c.Pinned || group.Group == PriorityGroup && group.PinnedClientID != ""
+	}
+	return c
 }
 
 // Verify looks whether everything is there and has the settings that updates depend on. It changes nothing and
@@ -42,6 +89,7 @@ func Verify(ctx context.Context, js jetstream.JetStream) (Found, error) {
 			wrong = append(wrong, fmt.Errorf("%s is missing", s.label()))
 			continue
 		}
+		found.Rooms = append(found.Rooms, roomOf(s.name, info))
 		if err := requireLevel(streamLevel(info.Config)); err != nil {
 			return found, err
 		}
@@ -53,8 +101,9 @@ func Verify(ctx context.Context, js jetstream.JetStream) (Found, error) {
 		wanted := s.wanted(Options{}, max(found.Partitions, 1), &info.Config)
 		wrong = append(wrong, differences(s.label(), compare(streamFields(), &info.Config, &wanted))...)
 	}
+	found.Consumers = make([]Consuming, found.Partitions)
 	for partition := range found.Partitions {
-		differs, err := verifyConsumer(ctx, js, partition, found.Partitions)
+		differs, err := verifyConsumer(ctx, js, partition, found.Partitions, &found.Consumers[partition])
 		if err != nil {
 			return found, err
 		}
@@ -66,7 +115,7 @@ func Verify(ctx context.Context, js jetstream.JetStream) (Found, error) {
 	return found, nil
 }
 
-func verifyConsumer(ctx context.Context, js jetstream.JetStream, partition, partitions int) ([]error, error) {
+func verifyConsumer(ctx context.Context, js jetstream.JetStream, partition, partitions int, found *Consuming) ([]error, error) {
 	label := "consumer " + Consumer(partition)
 	info, err := consumerInfo(ctx, js, Consumer(partition))
 	switch {
@@ -77,6 +126,7 @@ func verifyConsumer(ctx context.Context, js jetstream.JetStream, partition, part
 	case info == nil:
 		return []error{fmt.Errorf("%s is missing", label)}, nil
 	}
+	*found = consuming(info)
 	wanted := wantedConsumer(partition, partitions, &info.Config)
 	return differences(label, compare(consumerFields(), &info.Config, &wanted)), nil
 }
