@@ -1,19 +1,23 @@
 // Package hold is the gate in front of every request: why sending stops, until when, and what ends it.
 //
 // A bad message is a dead letter, a bad system is a hold. In an update's way the gate stands before the lanes:
-// a worker enters, takes a lane's head, begins, sends, and leaves with what the answer showed. While any hold is
-// on, one worker at a time is let through as a probe, paced by the retry policy; when it comes back with an answer
-// outside the hold's class, the hold ends. After a throttle the number of requests at once starts from one and
-// doubles with each round of answers.
+// a worker enters, takes a lane's head, prepares its request, takes a place among those that are made at once, sends,
+// and leaves with what the answer showed. While any hold is on, one worker at a time is let through as a probe, paced
+// by the retry policy; when it comes back with an answer outside the hold's class, the hold ends. After a throttle the
+// number of requests at once starts from one and doubles with each round of answers.
+//
+// Holds are the fleet's: Share joins a gate with those of other processes through a store of records, one per reason.
+// What a gate raises acts here at once and is written down after it; what others write is taken over; a probe goes out
+// only with a claim on the records, and a hold ends here only when its record was removed. Waits are durations, each
+// process counts them by its own monotonic clock.
 package hold
 
 import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
-
-	"github.com/cenkalti/backoff/v4"
 
 	"kexrelay/internal/fault"
 )
@@ -28,6 +32,9 @@ type Signal struct {
 	Kind SignalKind
 	// Wait is the pause the other side asked for, for Throttled; 0 leaves it to the gate.
 	Wait time.Duration
+	// Took is how long the answer took if that says something about the API's load: 0 for failures and for large
+	// documents, which take long by themselves.
+	Took time.Duration
 }
 
 // SignalKind is a closed set.
@@ -71,6 +78,8 @@ func (s SignalKind) ends(reason fault.Reason) bool {
 // Hold is one reason why sending stops.
 type Hold struct {
 	Reason fault.Reason
+	// Kind is the kind of updates that an operator paused alone, empty for all.
+	Kind string
 	// Detail is scrubbed text for people.
 	Detail string
 	Since  time.Time
@@ -82,15 +91,20 @@ type Hold struct {
 	// Booking reports whether a probe may be a real request. It may not while unknown outcomes caused the hold:
 	// a probe that may be booked would add to them.
 	Booking bool
+	// Replica is who raised it.
+	Replica string
 }
 
 // Config is what a gate is made with.
 type Config struct {
-	// Limit is how many passes there are at most, the relay's concurrency.
+	// Limit is how many requests are made at once at most, the relay's concurrency. There are up to twice as many
+	// passes: see Pass.Place.
 	Limit int
 	// Initial and MaxInterval bound the pace of probes.
 	Initial, MaxInterval time.Duration
-	Logger               *slog.Logger
+	// Replica is this process's name for people.
+	Replica string
+	Logger  *slog.Logger
 }
 
 // Gate lets requests pass while nothing holds them. Use New; all methods are safe for concurrent use.
@@ -102,18 +116,30 @@ type Gate struct {
 	changed chan struct{} // closed and replaced at every change somebody may wait for
 	rev     uint64        // counts raises: a pass knows which holds began before it
 	passes  int           // passes out
-	limit   int           // passes allowed now: below cfg.Limit while ramping up
+	places  places        // passes whose requests are being made
+	limiter limiter       // places there are now
+	line    line          // callers of Enter who wait for a pass of somebody else's to end
 	probing bool          // a probe is out
 
 	waiting   int // callers blocked in Enter
 	heldSince time.Time
 	heldTotal time.Duration
+
+	fleet   *Fleet                  // nil: nobody else to agree with
+	version uint64                  // counts what is to be written down
+	gone    map[fault.Reason]uint64 // the revision up to which a record is known to be gone
+	holdoff time.Time               // no claim before
+	kinds   kinds
+	// pausedKinds are those of kinds, to be read without the mutex; nil while there are none.
+	pausedKinds atomic.Pointer[[]string]
+	claims      int // claims in a row that could not be made
 }
 
 type hold struct {
 	Hold
 	rev   uint64
-	delay *backoff.ExponentialBackOff
+	began time.Time // when this process began to be held; Since is the raiser's clock
+	agreement
 }
 
 // New makes an open gate.
@@ -121,70 +147,13 @@ func New(cfg Config) *Gate {
 	return &Gate{
 		cfg:     cfg,
 		holds:   make(map[fault.Reason]*hold),
+		gone:    make(map[fault.Reason]uint64),
 		changed: make(chan struct{}),
-		limit:   cfg.Limit,
+		limiter: newLimiter(cfg.Limit),
+		kinds: kinds{
+			on: make(map[string]kindPause), gone: make(map[string]uint64), total: make(map[string]time.Duration),
+		},
 	}
-}
-
-// Raise begins a hold or, if it is on already, extends it: wait is the least time until the next probe, 0 leaves
-// it to the retry policy's first delay. booking says whether probes may be real requests.
-func (g *Gate) Raise(reason fault.Reason, wait time.Duration, detail string, booking bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.raiseLocked(reason, wait, detail, booking)
-}
-
-func (g *Gate) raiseLocked(reason fault.Reason, wait time.Duration, detail string, booking bool) {
-	now := time.Now()
-	if on, ok := g.holds[reason]; ok {
-		on.Booking = on.Booking && booking
-		on.Detail = detail // the latest says most
-		if due := now.Add(wait); wait > 0 && due.After(on.NextProbe) {
-			on.NextProbe = due
-			g.rev++
-			on.rev = g.rev // what was sent before the longer wait was asked for does not end it
-			g.notifyLocked()
-		}
-		return
-	}
-	if len(g.holds) == 0 {
-		g.heldSince = now
-	}
-	g.rev++
-	on := &hold{
-		Hold: Hold{Reason: reason, Detail: detail, Since: now, Booking: booking},
-		rev:  g.rev,
-		delay: backoff.NewExponentialBackOff(
-			backoff.WithInitialInterval(g.cfg.Initial),
-			backoff.WithMaxInterval(g.cfg.MaxInterval),
-			backoff.WithMaxElapsedTime(0),
-		),
-	}
-	on.NextProbe = on.next(now, wait)
-	g.holds[reason] = on
-	g.cfg.Logger.Warn("sending is held",
-		slog.String("reason", string(reason)), slog.String("detail", detail), slog.Time("next_probe", on.NextProbe))
-	g.notifyLocked()
-}
-
-// next is when the next probe is due after one that failed at now: after the wait that was asked for, or after the
-// retry policy's next delay where none was.
-func (h *hold) next(now time.Time, wait time.Duration) time.Time {
-	switch h.Reason { //nolint:exhaustive // all others are paced alike
-	case fault.Storage:
-		return time.Time{}
-	case fault.Operator:
-		if wait <= 0 {
-			return time.Time{}
-		}
-	}
-	if wait <= 0 {
-		wait = h.delay.NextBackOff()
-	}
-	if h.Reason == fault.Unauthorized {
-		wait = max(wait, unauthorizedEvery)
-	}
-	return now.Add(wait)
 }
 
 // ProbeNow makes the next probe of a hold due, if it is on and was only waiting for the pace of the retry policy.
@@ -211,14 +180,16 @@ func (g *Gate) clearLocked(reason fault.Reason) {
 	}
 	now := time.Now()
 	delete(g.holds, reason)
+	g.gone[reason] = max(g.gone[reason], on.revision)
 	if reason == fault.Throttling || reason == fault.Outage {
-		g.limit = 1 // ramp up: everything at once would be throttled, or fell the API, again
+		g.limiter.restart() // everything at once would be throttled, or fell the API, again
 	}
 	if len(g.holds) == 0 {
 		g.heldTotal += now.Sub(g.heldSince)
 	}
 	g.cfg.Logger.Info("sending is no longer held",
-		slog.String("reason", string(reason)), slog.Duration("held", now.Sub(on.Since)), slog.Int("failed_probes", on.Probes))
+		slog.String("reason", string(reason)), slog.Duration("held", now.Sub(on.began)), slog.Int("failed_probes", on.Probes),
+		slog.String("raised_by", on.Replica))
 	g.notifyLocked()
 }
 
@@ -266,15 +237,17 @@ func (g *Gate) notifyLocked() {
 	g.changed = make(chan struct{})
 }
 
-// Enter waits until a request may be made and gives the pass for it. While holds are on, one pass at a time is
+// Enter waits until a request may be prepared and gives the pass for it. While holds are on, one pass at a time is
 // given out as a probe when it is due. It gives ctx's cause when ctx ends first.
 func (g *Gate) Enter(ctx context.Context) (*Pass, error) {
 	for {
 		g.mu.Lock()
 		pass, wait := g.admitLocked(time.Now())
 		changed := g.changed
+		var woken chan struct{}
 		if pass == nil {
 			g.waiting++
+			woken = g.line.join()
 		}
 		g.mu.Unlock()
 		if pass != nil && ctx.Err() == nil {
@@ -284,9 +257,12 @@ func (g *Gate) Enter(ctx context.Context) (*Pass, error) {
 			pass.Leave(Signal{})
 			return nil, context.Cause(ctx)
 		}
-		err := pause(ctx, changed, wait)
+		err := pause(ctx, changed, woken, wait)
 		g.mu.Lock()
 		g.waiting--
+		if g.line.leave(woken) && err != nil {
+			g.line.wake(1) // Whoever comes next can have the place.
+		}
 		g.mu.Unlock()
 		if err != nil {
 			return nil, err
@@ -294,8 +270,8 @@ func (g *Gate) Enter(ctx context.Context) (*Pass, error) {
 	}
 }
 
-// pause waits for a change, for the wait (0: for ever) or for ctx's end.
-func pause(ctx context.Context, changed <-chan struct{}, wait time.Duration) error {
+// pause waits for a change, for a place, for the wait (0: for ever) or for ctx's end.
+func pause(ctx context.Context, changed, woken <-chan struct{}, wait time.Duration) error {
 	var due <-chan time.Time
 	if wait > 0 {
 		timer := time.NewTimer(wait)
@@ -304,6 +280,7 @@ func pause(ctx context.Context, changed <-chan struct{}, wait time.Duration) err
 	}
 	select {
 	case <-changed:
+	case <-woken:
 	case <-due:
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -313,11 +290,9 @@ func pause(ctx context.Context, changed <-chan struct{}, wait time.Duration) err
 
 // admitLocked gives a pass, or how long to wait for the next probe (0: until something changes).
 func (g *Gate) admitLocked(now time.Time) (*Pass, time.Duration) {
-	if on, ok := g.holds[fault.Operator]; ok && !on.NextProbe.IsZero() && !on.NextProbe.After(now) {
-		g.clearLocked(fault.Operator) // its deadline has come
-	}
+	g.expireLocked(now)
 	if len(g.holds) == 0 {
-		if g.passes >= g.limit {
+		if g.passes >= g.limiter.limit+g.limiter.ahead() {
 			return nil, 0
 		}
 		g.passes++
@@ -326,21 +301,51 @@ func (g *Gate) admitLocked(now time.Time) (*Pass, time.Duration) {
 	if g.probing {
 		return nil, 0
 	}
-	var due time.Time
-	booking := true
-	for _, on := range g.holds {
-		if on.NextProbe.IsZero() {
-			return nil, 0 // no probe of ours ends this one
-		}
-		if on.NextProbe.After(due) {
-			due = on.NextProbe
-		}
-		booking = booking && on.Booking
-	}
-	if wait := due.Sub(now); wait > 0 {
+	due, wait := g.dueLocked(now)
+	if !due {
 		return nil, wait
 	}
 	g.probing = true
 	g.passes++
-	return &Pass{gate: g, rev: g.rev, probe: true, booking: booking}, 0
+	return &Pass{gate: g, rev: g.rev, probe: true, booking: g.bookingLocked()}, 0
+}
+
+// dueLocked reports whether a probe may go out now, or when to ask again (0: when something has changed).
+func (g *Gate) dueLocked(now time.Time) (due bool, wait time.Duration) {
+	at := g.holdoff
+	for _, on := range g.holds {
+		if on.NextProbe.IsZero() || g.fleet != nil && !on.agreed() {
+			return false, 0 // no probe of ours ends this one, or its record comes first
+		}
+		at = later(at, on.NextProbe)
+		if g.fleet != nil {
+			at = later(at, g.fleet.claimableAt(on))
+		}
+	}
+	wait = at.Sub(now)
+	return wait <= 0, wait
+}
+
+// bookingLocked reports whether a probe may be a real request.
+func (g *Gate) bookingLocked() bool {
+	for _, on := range g.holds {
+		if !on.Booking {
+			return false
+		}
+	}
+	return true
+}
+
+// expireLocked ends an operator's hold whose deadline has come.
+func (g *Gate) expireLocked(now time.Time) {
+	on, ok := g.holds[fault.Operator]
+	if !ok || on.ending || on.NextProbe.IsZero() || on.NextProbe.After(now) {
+		return
+	}
+	if g.fleet == nil || !g.fleet.cfg.Active() {
+		g.clearLocked(fault.Operator) // who sends removes the record
+		return
+	}
+	on.ending = true
+	g.touchLocked(on)
 }

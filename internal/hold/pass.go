@@ -6,12 +6,13 @@ import (
 	"kexrelay/internal/fault"
 )
 
-// Pass is the right to make one request. Leave ends it, exactly once.
+// Pass is the right to prepare one request, and with a place to make it. Leave ends it, exactly once.
 type Pass struct {
 	gate    *Gate
 	rev     uint64
 	probe   bool
 	booking bool
+	placed  bool
 }
 
 // Probe reports whether the pass was given out while sending is held, to find out whether it still must be.
@@ -36,37 +37,60 @@ func (p *Pass) Leave(s Signal) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.passes--
+	if p.placed {
+		g.places.taken--
+	}
 	if p.probe {
 		g.probing = false
 	}
 	for _, reason := range fault.HoldReasons() {
 		if on, ok := g.holds[reason]; ok && on.rev <= p.rev && s.Kind.ends(reason) {
-			g.clearLocked(reason)
+			g.endLocked(on)
 		}
 	}
 	if p.probe {
 		g.probedLocked(s)
 	}
-	if (s.Kind == Works || s.Kind == Refused) && g.limit < g.cfg.Limit {
-		g.limit++ // one answer makes room for two requests: doubling per round
+	if s.Kind == Works || s.Kind == Refused {
+		g.limiter.answered(time.Now(), s.Took)
 	}
-	if g.waiting > 0 {
+	g.places.grant(g.limiter.limit)
+	switch {
+	case g.waiting == 0:
+	case p.probe || len(g.holds) > 0:
 		g.notifyLocked()
+	default:
+		g.line.wake(g.limiter.limit + g.limiter.ahead() - g.passes) // Only as many as may pass: waking all for each answer costs more than the answer.
 	}
+}
+
+// endLocked ends a hold: here at once if it is nobody else's, else when its record could be removed.
+func (g *Gate) endLocked(on *hold) {
+	if g.fleet == nil {
+		g.clearLocked(on.Reason)
+		return
+	}
+	on.ending = true
+	g.touchLocked(on)
 }
 
 // probedLocked sets when the holds that are still on are probed next.
 func (g *Gate) probedLocked(s Signal) {
 	now := time.Now()
 	for _, on := range g.holds {
+		if on.claimed {
+			on.claimed, on.ended = false, true
+			g.touchLocked(on)
+		}
 		switch {
+		case on.ending:
 		case on.NextProbe.After(now) || on.NextProbe.IsZero():
 			// Raised or extended while the probe was out.
 		case s.Kind == Nothing:
 			// The update needed no request, or was gone: the next worker probes at once with another.
 		default:
 			on.Probes++
-			on.NextProbe = on.next(now, s.Wait)
+			on.NextProbe = g.next(on, now, s.Wait)
 		}
 	}
 }
