@@ -124,7 +124,7 @@ func (b *Bodies) Read(ctx context.Context, object string) (Body, error) {
 // those that will never come. Somebody may still remove the object between the counting and the reading: then too the
 // reading waits until its time is up, so a timeout is no answer before the object was asked for again.
 func (b *Bodies) read(ctx context.Context, bucket jetstream.ObjectStore, name string) (Body, error) {
-	call, cancel := context.WithTimeout(ctx, callTimeout)
+	call, cancel := topology.Call(ctx, callTimeout)
 	defer cancel()
 	info, err := bucket.GetInfo(call, name)
 	if err != nil {
@@ -163,7 +163,7 @@ func (b *Bodies) count(ctx context.Context, info *jetstream.ObjectInfo) error {
 // stillThere is why an object was not read in time: it was removed or replaced while it was being read, or, if it is
 // still the same, what the reading said.
 func stillThere(ctx context.Context, bucket jetstream.ObjectStore, was *jetstream.ObjectInfo, timeout error) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := topology.Call(ctx, callTimeout)
 	defer cancel()
 	is, err := bucket.GetInfo(ctx, was.Name)
 	switch {
@@ -218,7 +218,7 @@ func objectName(object string) (string, error) {
 //nolint:ireturn // jetstream has no other type for it.
 func (b *Bodies) open(ctx context.Context) (jetstream.ObjectStore, error) {
 	return b.bucket.open(func() (jetstream.ObjectStore, error) {
-		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		ctx, cancel := topology.Call(ctx, callTimeout)
 		defer cancel()
 		bucket, err := b.js.ObjectStore(ctx, topology.BucketDocuments)
 		return bucket, Explain("opening the object bucket "+topology.BucketDocuments, b.js, err)

@@ -9,10 +9,16 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"kexrelay/internal/topology"
 )
 
 // callTimeout bounds every call to NATS that is not a publish; a caller's longer deadline is for its whole work.
 const callTimeout = 5 * time.Second
+
+// electionTimeout bounds a question without which a partition cannot be served: a cluster whose server has died takes up
+// to 9 s to elect the next leader, and to give up earlier would only make another replica ask the same.
+const electionTimeout = 12 * time.Second
 
 // lazy is a handle that is opened at the first need and kept; a failure is not. The zero value is ready.
 type lazy[T any] struct {
@@ -57,11 +63,15 @@ func Explain(doing string, js jetstream.JetStream, err error) error {
 
 func advise(js jetstream.JetStream, err error) string {
 	switch {
+	case errors.Is(err, topology.ErrDenied):
+		return "grant it, or take another user (--user, --creds, --context)"
 	case errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrBucketNotFound),
 		errors.Is(err, jetstream.ErrNoStreamResponse):
 		return "run kexrelay setup"
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return "start nats-server with JetStream, or give this account a share of it"
+	case errors.Is(err, nats.ErrReconnectBufExceeded):
+		return disconnected
 	case errors.Is(err, nats.ErrConnectionClosed):
 		return "the connection to NATS is closed for good"
 	case errors.Is(err, nats.ErrTimeout), errors.Is(err, context.DeadlineExceeded):

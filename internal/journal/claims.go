@@ -34,8 +34,45 @@ type Claim struct {
 	// UpdateSeq is the new message's sequence in KEX_UPDATES, 0 until its publish was confirmed and marked.
 	UpdateSeq   uint64    `json:"updateSeq,omitempty"`
 	PublishedAt time.Time `json:"publishedAt,omitzero"`
+	// MayBeBooked reports that the API may have booked the dead letter's update already.
+	MayBeBooked bool `json:"mayBeBooked,omitempty"`
+	// Purpose is what the dead letter is claimed for.
+	Purpose Purpose `json:"purpose,omitempty"`
+	// BodyDigest is that of the body which an edit publishes instead of the dead letter's.
+	BodyDigest string `json:"bodyDigest,omitempty"`
 
 	written written
+}
+
+// Purpose is what a dead letter is claimed for. There is one claim for all of them, so that nothing that is discarded
+// here is sent from there.
+type Purpose string
+
+// The purposes.
+const (
+	PurposeReplay  Purpose = ""
+	PurposeEdit    Purpose = "edit"
+	PurposeDiscard Purpose = "discard"
+	PurposeErase   Purpose = "erase"
+)
+
+// ClaimedError says that a dead letter is claimed for another purpose already, by somebody who is at it or was
+// interrupted.
+type ClaimedError struct{ Claim Claim }
+
+// Error says how to go on.
+func (e *ClaimedError) Error() string {
+	seq := e.Claim.DeadLetterSeq
+	switch e.Claim.Purpose {
+	case PurposeEdit:
+		return fmt.Sprintf("an edit of it was begun: kexrelay deadletters edit %d goes on with it", seq)
+	case PurposeDiscard:
+		return fmt.Sprintf("it is being discarded: kexrelay deadletters discard %d goes on with it", seq)
+	case PurposeErase:
+		return "it is being erased: kexrelay deadletters erase goes on with it"
+	case PurposeReplay:
+	}
+	return fmt.Sprintf("a replay of it was begun: kexrelay deadletters replay %d goes on with it", seq)
 }
 
 // WrittenAt is when the server stored the claim as it is, zero on one that was just made here.
@@ -67,9 +104,9 @@ func (c *Claims) Lookup(ctx context.Context, header map[string][]string) (*updat
 		return nil, nil //nolint:nilnil // No replay is the ordinary answer, as documented.
 	}
 	var claim Claim
-	_, err := c.control.get(ctx, key, &claim)
-	if errors.Is(err, errNoKey) {
-		return nil, nil //nolint:nilnil // As above: a publisher wrote the headers.
+	w, err := c.control.get(ctx, key, &claim)
+	if errors.Is(err, errNoKey) || err != nil && w.revision != 0 {
+		return nil, nil //nolint:nilnil // As above: a publisher wrote the headers, or somebody else a value that is no claim.
 	}
 	if err != nil {
 		return nil, storageFault(ctx, "looking for the claim of a replay", err)
@@ -82,6 +119,7 @@ func (c *Claims) Lookup(ctx context.Context, header map[string][]string) (*updat
 		UpdateID:      claim.UpdateID,
 		TraceID:       claim.TraceID,
 		Replays:       claim.Replays,
+		MayBeBooked:   claim.MayBeBooked,
 	}, nil
 }
 
@@ -111,7 +149,7 @@ func number(s string) bool {
 }
 
 // Acquire makes the claim, or gives the one that is there already: created says which. ClaimedAt and MsgID are set
-// here.
+// here. A *ClaimedError says that the one there has another purpose; it is given all the same.
 func (c *Claims) Acquire(ctx context.Context, claim Claim) (Claim, bool, error) {
 	claim.DeadLetterAt, claim.ClaimedAt = utc(claim.DeadLetterAt), utc(time.Now())
 	claim.MsgID = ReplayMsgID(claim.DeadLetterSeq, claim.DeadLetterAt)
@@ -127,7 +165,21 @@ func (c *Claims) Acquire(ctx context.Context, claim Claim) (Claim, bool, error) 
 	if err == nil && !found {
 		err = fmt.Errorf("claiming dead letter %d: the claim went away while it was read: try again", claim.DeadLetterSeq)
 	}
+	if err == nil && there.Purpose != claim.Purpose {
+		err = &ClaimedError{Claim: there}
+	}
 	return there, false, err
+}
+
+// Change writes an unpublished claim anew, for another purpose or another body, unless somebody else wrote it
+// meanwhile.
+func (c *Claims) Change(ctx context.Context, claim Claim) (Claim, error) {
+	revision, err := c.control.update(ctx, claim.MsgID, claim, claim.written.revision)
+	if errors.Is(err, errChanged) {
+		return claim, fmt.Errorf("changing the claim of dead letter %d: somebody else was faster: try again", claim.DeadLetterSeq)
+	}
+	claim.written = written{revision: revision}
+	return claim, err
 }
 
 // Get reads the claim of a dead letter.

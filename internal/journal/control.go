@@ -46,14 +46,6 @@ func (c *control) get(ctx context.Context, key string, into any) (w written, err
 	return w, err
 }
 
-// put writes a key whatever is there.
-func (c *control) put(ctx context.Context, key string, value any) error {
-	return c.write(ctx, "writing", key, value, func(ctx context.Context, kv jetstream.KeyValue, data []byte) error {
-		_, err := kv.Put(ctx, key, data)
-		return err
-	})
-}
-
 // create writes a key that is not there; errChanged says that it is.
 func (c *control) create(ctx context.Context, key string, value any) (revision uint64, err error) {
 	err = c.write(ctx, "creating", key, value, func(ctx context.Context, kv jetstream.KeyValue, data []byte) error {
@@ -78,13 +70,6 @@ func (c *control) update(ctx context.Context, key string, value any, revision ui
 	return revision, err
 }
 
-// remove leaves a mark of the removal, as watchers need one. A key that is not there is no error.
-func (c *control) remove(ctx context.Context, key string) error {
-	return c.call(ctx, "removing", key, func(ctx context.Context, kv jetstream.KeyValue) error {
-		return kv.Delete(ctx, key)
-	})
-}
-
 func (c *control) write(ctx context.Context, doing, key string, value any, do func(context.Context, jetstream.KeyValue, []byte) error) error {
 	data, err := json.Marshal(value)
 	if err != nil {
@@ -94,7 +79,7 @@ func (c *control) write(ctx context.Context, doing, key string, value any, do fu
 }
 
 func (c *control) call(ctx context.Context, doing, key string, do func(context.Context, jetstream.KeyValue) error) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := topology.Call(ctx, callTimeout)
 	defer cancel()
 	kv, err := c.open(ctx)
 	if err != nil {

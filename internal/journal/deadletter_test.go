@@ -67,12 +67,14 @@ func TestADeadLetterHasTheBodyAndExactlyTheseHeaders(t *testing.T) {
 		t.Errorf("body %q, want %q", msg.Data(), u.Body)
 	}
 	want := nats.Header{
-		"Nats-Msg-Id":                       {"deadletter-20-1795356306123456789"},
-		"X-TraceId":                         {"sys12345678"},
-		"Kex-Reason":                        {"gone"},
-		"Kex-Status":                        {"410"},
-		"Kex-Detail":                        {"the Vorgang is deleted"},
-		"Kex-Attempts":                      {"2"},
+		"Nats-Msg-Id":  {"deadletter-20-1795356306123456789"},
+		"X-TraceId":    {"sys12345678"},
+		"Kex-Reason":   {"gone"},
+		"Kex-Status":   {"410"},
+		"Kex-Detail":   {"the Vorgang is deleted"},
+		"Kex-Attempts": {"2"},
+		"Kex-Answers": {"1 2026-11-22T14:05:07.123456789Z 20 503 outage; " +
+			"2 2026-11-22T14:05:07.603456789Z 19 410 gone"},
 		"Kex-Update-Id":                     {"crm-20"},
 		"Kex-Update-Seq":                    {"20"},
 		"Kex-Update-At":                     {"2026-11-22T14:05:06.123456789Z"},
@@ -147,5 +149,25 @@ func TestAResultNamesTheDeadLetterThatWasThereBefore(t *testing.T) {
 	results := messages(t, js, topology.StreamResults)
 	if got := decoded(t, results[1]).Data.DeadLetterSeq; got != 1 {
 		t.Errorf("the result names dead letter %d, want 1", got)
+	}
+}
+
+func TestADeadLetterTellsThatItMayBeBooked(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(*update.Settlement)
+		want   string
+	}{
+		"answered":               {func(*update.Settlement) {}, ""},
+		"the last one unknown":   {func(s *update.Settlement) { s.MayBeBooked = true }, "true"},
+		"an earlier one unknown": {func(s *update.Settlement) { s.PossibleDuplicate = true }, "true"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := deadLettered(anUpdate(40))
+			test.change(s)
+			msg, _ := deadLetterMessage(s)
+			if got := msg.Header.Get("Kex-May-Be-Booked"); got != test.want {
+				t.Errorf("Kex-May-Be-Booked %q, want %q", got, test.want)
+			}
+		})
 	}
 }

@@ -66,10 +66,14 @@ type EventData struct {
 	// Status is the API's last status code, absent where no answer came.
 	Status int `json:"status,omitempty"`
 	// Attempts counts the requests made for the update.
-	Attempts          int          `json:"attempts"`
-	PossibleDuplicate bool         `json:"possibleDuplicate,omitempty"`
-	Reason            fault.Reason `json:"reason,omitempty"`
-	Detail            string       `json:"detail,omitempty"`
+	Attempts int `json:"attempts"`
+	// Answers are what the requests came to, if there was more than one: the first ones and the last, those of the
+	// process that settled the update. AnswersLeftOut counts those in between.
+	Answers           update.Answers `json:"answers,omitempty"`
+	AnswersLeftOut    int            `json:"answersLeftOut,omitempty"`
+	PossibleDuplicate bool           `json:"possibleDuplicate,omitempty"`
+	Reason            fault.Reason   `json:"reason,omitempty"`
+	Detail            string         `json:"detail,omitempty"`
 	// UpdateSeq is the update's sequence in KEX_UPDATES; in a replayed event that of the new message.
 	UpdateSeq uint64 `json:"updateSeq,omitempty"`
 	// DeadLetterSeq is the sequence in KEX_DEADLETTERS of the dead letter the event is about.
@@ -97,6 +101,8 @@ func (j *Journal) settlementEvent(s *update.Settlement, deadLetterSeq uint64) Ev
 		RequestID:         s.RequestID,
 		Status:            s.Status,
 		Attempts:          s.Attempts,
+		Answers:           s.Answers,
+		AnswersLeftOut:    s.Answers.LeftOut(),
 		PossibleDuplicate: s.PossibleDuplicate,
 		Reason:            s.Reason,
 		Detail:            s.Detail,
@@ -144,23 +150,31 @@ func utc(t time.Time) time.Time {
 
 // message is the event as it is published. The headers repeat what filters and indexes need without decoding.
 func (e *Event) message() (*nats.Msg, error) {
-	body, err := json.Marshal(e)
+	body, err := e.encode()
 	if err != nil {
 		return nil, fmt.Errorf("encoding the %s event: %w", e.Data.Outcome, err)
 	}
-	header := nats.Header{
-		jetstream.MsgIDHeader:   {e.ID},
-		headerContentType:       {eventContentType},
-		topology.HeaderOutcome:  {string(e.Data.Outcome)},
-		topology.HeaderUpdateID: {e.Data.UpdateID},
+	// One array for all values, and a map that need not grow: this runs once per update.
+	values := make([]string, 0, 8)
+	header := make(nats.Header, cap(values))
+	put := func(name, value string) {
+		if value != "" {
+			n := len(values)
+			values = append(values, value)
+			header[name] = values[n : n+1 : n+1]
+		}
 	}
-	set(header, update.HeaderTraceID, e.TraceID)
-	set(header, update.HeaderTraceparent, e.Traceparent)
+	put(jetstream.MsgIDHeader, e.ID)
+	put(headerContentType, eventContentType)
+	put(topology.HeaderOutcome, string(e.Data.Outcome))
+	put(topology.HeaderUpdateID, e.Data.UpdateID)
+	put(update.HeaderTraceID, e.TraceID)
+	put(update.HeaderTraceparent, e.Traceparent)
 	if e.Data.UpdateSeq != 0 {
-		header[topology.HeaderUpdateSeq] = []string{strconv.FormatUint(e.Data.UpdateSeq, 10)}
+		put(topology.HeaderUpdateSeq, strconv.FormatUint(e.Data.UpdateSeq, 10))
 	}
 	if !e.Data.ReceivedAt.IsZero() {
-		header[topology.HeaderUpdateAt] = []string{e.Data.ReceivedAt.Format(time.RFC3339Nano)}
+		put(topology.HeaderUpdateAt, e.Data.ReceivedAt.Format(time.RFC3339Nano))
 	}
 	return &nats.Msg{
 		Subject: topology.ResultSubject(e.Data.Outcome, e.Data.Vorgangsnummer, e.Data.Kind),

@@ -40,6 +40,11 @@ type Config struct {
 	// OnRetry, if not nil, is called with what is being written before each repeat of a publish that did not go
 	// through. It must return at once.
 	OnRetry func(Record)
+	// OnDoubleBooked, if not nil, hears of each update that turns out to have been booked a second time, once that is
+	// told. It must return at once.
+	OnDoubleBooked func(kind update.Kind)
+	// OnAnswer, if not nil, hears what became of each publish.
+	OnAnswer OnAnswer
 }
 
 // Record is what the Journal writes, in a word for metrics.
@@ -53,7 +58,7 @@ const (
 
 // publisher is the configuration of the Journal's publisher.
 func (c Config) publisher() PublisherConfig {
-	p := PublisherConfig{Timeout: c.PublishTimeout, Patience: c.Patience}
+	p := PublisherConfig{Timeout: c.PublishTimeout, Patience: c.Patience, OnAnswer: c.OnAnswer}
 	if c.OnRetry == nil {
 		return p
 	}
@@ -71,6 +76,7 @@ func (c Config) publisher() PublisherConfig {
 // Journal writes settlements and notices down. Use New; its methods are safe for concurrent use, and concurrent
 // calls share the connection without waiting for each other's answers.
 type Journal struct {
+	js        jetstream.JetStream
 	cfg       Config
 	publisher *Publisher
 	results   *Results
@@ -83,6 +89,7 @@ func New(js jetstream.JetStream, cfg Config) *Journal {
 		cfg.MaxPayload = js.Conn().MaxPayload
 	}
 	return &Journal{
+		js:        js,
 		cfg:       cfg,
 		publisher: NewPublisher(js, cfg.publisher()),
 		results:   NewResults(js),
@@ -103,13 +110,13 @@ func (j *Journal) Close() { j.publisher.Close() }
 // stream and the call be repeated with the same settlement. Interrupted: ctx ended. What concerns this one message
 // alone (its size, its headers) is solved here and never an error while NATS takes messages at all.
 func (j *Journal) Settle(ctx context.Context, s *update.Settlement) error {
-	var deadLetterSeq uint64
-	if s.Outcome == update.DeadLettered {
-		seq, err := j.writeDeadLetter(ctx, s)
+	deadLetterSeq := s.DeadLetterSeq
+	if s.Outcome == update.DeadLettered && deadLetterSeq == 0 {
+		ack, err := j.DeadLetter(ctx, s)
 		if err != nil {
-			return storageFault(ctx, fmt.Sprintf("writing the dead letter of update %d", s.Update.Seq), err)
+			return err
 		}
-		deadLetterSeq = seq
+		deadLetterSeq = ack.Sequence
 	}
 	event := j.settlementEvent(s, deadLetterSeq)
 	ack, err := j.writeEvent(ctx, event)
@@ -123,6 +130,30 @@ func (j *Journal) Settle(ctx context.Context, s *update.Settlement) error {
 		return storageFault(ctx, fmt.Sprintf("comparing the result of update %d with the stored one", s.Update.Seq), err)
 	}
 	return nil
+}
+
+// errNotTold says that a result came back as a duplicate, which Settle looks into.
+var errNotTold = errors.New("a result was there before")
+
+// Begin is Settle for the usual case, a delivered update whose result is the first, without the wait: done is called
+// once, within the publish timeout, from a goroutine that must not be kept waiting. Nil means that the result is
+// confirmed. An error means that it may or may not be: call Settle with the same settlement. False means that nothing
+// was begun and done is not called: call Settle.
+func (j *Journal) Begin(s *update.Settlement, done func(error)) bool {
+	if s.Outcome != update.Delivered {
+		return false
+	}
+	event := j.settlementEvent(s, 0)
+	msg, err := event.message()
+	if err != nil {
+		return false
+	}
+	return j.publisher.begin(msg, func(ack *jetstream.PubAck, err error) {
+		if err == nil && ack.Duplicate {
+			err = errNotTold
+		}
+		done(err)
+	})
 }
 
 // tellDoubleBooking compares a result that came back as duplicate with the stored one. A repeat of the same
@@ -151,7 +182,10 @@ func (j *Journal) tellDoubleBooking(ctx context.Context, s *update.Settlement, e
 			data.RequestID, stored.Data.DeadLetterSeq, stored.Data.Reason)
 	}
 	id := fmt.Sprintf("%s-%s-%d", update.DoubleBooked, identity(s.Update), event.Data.SettledAt.UnixNano())
-	_, err = j.writeEvent(ctx, j.event(id, data, event.Traceparent))
+	ack, err := j.writeEvent(ctx, j.event(id, data, event.Traceparent))
+	if err == nil && !ack.Duplicate && j.cfg.OnDoubleBooked != nil {
+		j.cfg.OnDoubleBooked(s.Update.Kind)
+	}
 	return err
 }
 
@@ -186,17 +220,18 @@ func (j *Journal) Notice(ctx context.Context, n Notice) error {
 }
 
 // writeEvent publishes an event and waits for its PubAck. An event that the server finds too large loses its
-// detail: better a result without its explanation than none.
+// detail and the
+// answers: better a result without its explanation than none.
 func (j *Journal) writeEvent(ctx context.Context, e Event) (*jetstream.PubAck, error) {
 	msg, err := e.message()
 	if err != nil {
 		return nil, err
 	}
 	ack, err := j.publisher.Publish(ctx, msg)
-	if e.Data.Detail == "" || !messageRefused(err) {
+	if e.Data.Detail == "" && e.Data.Answers == nil || !messageRefused(err) {
 		return ack, err
 	}
-	e.Data.Detail = ""
+	e.Data.Detail, e.Data.Answers, e.Data.AnswersLeftOut = "", nil, 0
 	if msg, err = e.message(); err != nil {
 		return nil, err
 	}

@@ -2,9 +2,8 @@ package journal
 
 import (
 	"context"
+	"flag"
 	"fmt"
-	"net/url"
-	"strconv"
 	"testing"
 	"time"
 
@@ -21,6 +20,14 @@ import (
 // The client's goroutine for lost acknowledgements waits for ever if its publisher is cleaned up before it has run for
 // the first time, as an object's is right after its upload. Whether ours are cleaned up is a test of its own.
 func TestMain(m *testing.M) {
+	flag.Parse()
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "test.parallel" })
+	if !asked { // Those that say they may run side by side mostly wait, however many cores there are.
+		if err := flag.Set("test.parallel", "5"); err != nil {
+			panic(err)
+		}
+	}
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats.go/jetstream.(*jetStream).resetPendingAcksOnReconnect"))
 }
 
@@ -36,7 +43,8 @@ func connect(tb testing.TB, serverURL string) jetstream.JetStream {
 		tb.Fatalf("connecting: %v", err)
 	}
 	tb.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	// A disk that stands still for some seconds is no failure of what is tested.
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(30*time.Second))
 	if err != nil {
 		tb.Fatalf("opening JetStream: %v", err)
 	}
@@ -53,7 +61,16 @@ func setUp(tb testing.TB, opts topology.Options) jetstream.JetStream {
 	return js
 }
 
+// newJournal makes one that is patient: what is written must go through, however long the machine takes.
 func newJournal(tb testing.TB, js jetstream.JetStream) *Journal {
+	tb.Helper()
+	j := New(js, Config{Source: source, PublishTimeout: 10 * time.Second, Patience: 30 * time.Second})
+	tb.Cleanup(j.Close)
+	return j
+}
+
+// impatient makes a Journal that soon gives up, where nothing can go through.
+func impatient(tb testing.TB, js jetstream.JetStream) *Journal {
 	tb.Helper()
 	j := New(js, Config{Source: source, PublishTimeout: time.Second, Patience: 200 * time.Millisecond})
 	tb.Cleanup(j.Close)
@@ -68,15 +85,8 @@ type restartable struct {
 
 func startRestartable(t *testing.T) *restartable {
 	t.Helper()
-	r := &restartable{opts: embedded.Options{StoreDir: t.TempDir()}}
+	r := &restartable{opts: embedded.Options{StoreDir: t.TempDir(), Port: embeddedtest.FreePort(t)}}
 	r.start(t)
-	u, err := url.Parse(r.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.opts.Port, err = strconv.Atoi(u.Port()); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() { _ = r.Shutdown() })
 	return r
 }
@@ -125,6 +135,10 @@ func deadLettered(u *update.Update) *update.Settlement {
 	return &update.Settlement{
 		Update: u, Outcome: update.DeadLettered, Reason: "gone", Status: 410, Detail: "the Vorgang is deleted",
 		Attempts: 2, RequestID: u.TraceID + "-2",
+		Answers: update.Answers{
+			{Attempt: 1, RequestID: u.TraceID, At: storedAt.Add(time.Second), DurationMs: 20, Status: 503, Reason: "outage"},
+			{Attempt: 2, RequestID: u.TraceID + "-2", At: storedAt.Add(1480 * time.Millisecond), DurationMs: 19, Status: 410, Reason: "gone"},
+		},
 		FirstAttemptAt: storedAt.Add(time.Second), SettledAt: storedAt.Add(1500 * time.Millisecond),
 	}
 }

@@ -16,9 +16,11 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"kexrelay/internal/topology"
 )
 
-const leasePrefix = "lease."
+const leasePrefix = topology.LeasePrefix
 
 // ErrLeaseLost says that the right to send a partition's updates is not ours any more.
 var ErrLeaseLost = errors.New("the lease of the partition is lost")
@@ -84,12 +86,43 @@ func NewLeases(js jetstream.JetStream, replica string, logger *slog.Logger) *Lea
 	}
 }
 
+// OnAnswer makes f hear what became of each call to the bucket of leases. Call it before anything else.
+func (l *Leases) OnAnswer(f OnAnswer) { l.store = toldStore{l.store, f} }
+
+// toldStore tells what became of each call. Reading and writing are different things: a leader that has lost its quorum
+// still reads.
+type toldStore struct {
+	leaseStore
+	onAnswer OnAnswer
+}
+
+func (s toldStore) get(ctx context.Context, key string, into any) (written, error) {
+	w, err := s.leaseStore.get(ctx, key, into)
+	s.onAnswer.tell("reading "+topology.BucketControl, err)
+	return w, err
+}
+
+func (s toldStore) create(ctx context.Context, key string, value any) (uint64, error) {
+	revision, err := s.leaseStore.create(ctx, key, value)
+	s.onAnswer.tell("writing to "+topology.BucketControl, err)
+	return revision, err
+}
+
+func (s toldStore) update(ctx context.Context, key string, value any, revision uint64) (uint64, error) {
+	revision, err := s.leaseStore.update(ctx, key, value, revision)
+	s.onAnswer.tell("writing to "+topology.BucketControl, err)
+	return revision, err
+}
+
 // randomID is 16 hexadecimal digits that nobody else has.
 func randomID() string {
 	var id [8]byte
 	_, _ = rand.Read(id[:]) // Never fails, as documented.
 	return hex.EncodeToString(id[:])
 }
+
+// Process is what this process's leases name it by.
+func (l *Leases) Process() string { return l.process }
 
 func monotonicClock() func() time.Duration {
 	begin := time.Now()
@@ -148,7 +181,9 @@ func (l *Leases) try(ctx context.Context, partition int, seen *sighting) (*Lease
 	ctx, cancel := context.WithTimeout(ctx, 3*l.timing.call)
 	defer cancel()
 	var there leaseRecord
-	w, err := l.store.get(ctx, leaseKey(partition), &there)
+	looking, done := context.WithTimeout(ctx, l.timing.call)
+	w, err := l.store.get(looking, leaseKey(partition), &there)
+	done()
 	readable := err == nil
 	switch {
 	case errors.Is(err, errNoKey):
@@ -200,12 +235,16 @@ func (l *Leases) ended(partition int) bool {
 // recordedEpoch is the highest epoch that has records in the ledger. A lease's record that was deleted, or restored
 // from a backup, must not make an epoch come again: the ledger's order depends on it.
 func (l *Leases) recordedEpoch(ctx context.Context, partition int) (uint64, error) {
-	stream, err := l.ledger.open(func() (jetstream.Stream, error) { return l.js.Stream(ctx, ledgerStream) })
+	stream, err := l.ledger.open(func() (jetstream.Stream, error) {
+		return topology.Ask(ctx, func(ctx context.Context) (jetstream.Stream, error) { return l.js.Stream(ctx, ledgerStream) })
+	})
 	if err != nil {
 		return 0, Explain("opening the ledger", l.js, err)
 	}
 	filter := ledgerSubject(partition, ">")
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(filter))
+	info, err := topology.Ask(ctx, func(ctx context.Context) (*jetstream.StreamInfo, error) {
+		return stream.Info(ctx, jetstream.WithSubjectFilter(filter))
+	})
 	if err != nil {
 		return 0, Explain("reading the epochs in the ledger", l.js, err)
 	}
@@ -221,7 +260,8 @@ func (l *Leases) recordedEpoch(ctx context.Context, partition int) (uint64, erro
 // Holder is who holds a partition, as the record says.
 type Holder struct {
 	Partition int
-	Replica   string
+	// Replica is the holder's name, Process its identity: see [Replica].
+	Replica, Process string
 	// Epoch counts the changes of holder.
 	Epoch uint64
 	// Released says that the last holder gave it back and nobody has taken it since.
@@ -250,7 +290,7 @@ func (l *Leases) Holders(ctx context.Context) ([]Holder, error) {
 			continue // Deleted, or written by somebody else: nobody holds it that way.
 		}
 		holders = append(holders, Holder{
-			Partition: partition, Replica: record.Replica, Epoch: record.Epoch, Released: record.Released, WrittenAt: meta.Timestamp,
+			Partition: partition, Replica: record.Replica, Process: record.Process, Epoch: record.Epoch, Released: record.Released, WrittenAt: meta.Timestamp,
 		})
 	}
 	slices.SortFunc(holders, func(a, b Holder) int { return cmp.Compare(a.Partition, b.Partition) })

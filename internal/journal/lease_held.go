@@ -22,6 +22,8 @@ type Lease struct {
 	until atomic.Int64
 	lost  chan struct{}
 	once  sync.Once // Closes lost.
+	// released says that the record says so.
+	released atomic.Bool
 
 	stop    context.CancelFunc
 	done    chan struct{} // Closed when nothing is renewed any more.
@@ -193,6 +195,7 @@ func (l *Lease) Release(ctx context.Context) error {
 		if err == nil && !l.theirs {
 			l.leases.logger.Info("lease released", l.attrs()...)
 			l.theirs = true // Whoever takes it now is somebody else, this process included.
+			l.released.Store(true)
 		}
 		if err == nil {
 			continue

@@ -9,8 +9,17 @@ import (
 	"time"
 )
 
-// maxCommits is how many commits may be on their way at a time: one is being answered while the next one gathers.
-const maxCommits = 2
+const (
+	// maxCommits is how many commits may be on their way at a time: one, and a second if the first is slow. Two at any
+	// time would halve the records in each, and cost half as much again.
+	maxCommits = 2
+	slowCommit = 20 * time.Millisecond
+	// crowd is how many records in a commit show that many updates are sent at a time; then commits begin at least
+	// crowdDistance apart. A message costs as much as the records of fifty updates, and with so many others to work on
+	// the wait costs no throughput. Below that nothing waits for more to come.
+	crowd         = 4
+	crowdDistance = 2 * time.Millisecond
+)
 
 var (
 	errLedgerClosed = errors.New("the ledger is closed")
@@ -37,9 +46,11 @@ type ledger struct {
 
 	mu       sync.Mutex
 	closed   bool
-	number   uint64 // Of the last commit.
-	order    uint64 // Of the last ticket.
-	inFlight int    // Commits on their way, or being gathered.
+	number   uint64    // Of the last commit.
+	order    uint64    // Of the last ticket.
+	inFlight int       // Commits on their way, or being gathered.
+	begun    time.Time // When the last of them began.
+	slow     *time.Timer
 	pending  []*ticket
 	entries  map[key]*entry
 	slots    slots
@@ -88,6 +99,8 @@ func newLedger(ctx context.Context, put putFunc, w ledgerWriter, process string,
 	l := &ledger{put: put, cfg: cfg, writer: w, proc: process, entries: map[key]*entry{}, wake: make(chan struct{}, 1)}
 	ctx, l.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	l.spawn = func(f func(context.Context)) { l.work.Go(func() { f(ctx) }) }
+	l.slow = time.AfterFunc(slowCommit, l.overtake) // Set by each commit.
+	l.slow.Stop()
 	return l
 }
 
@@ -147,9 +160,7 @@ func (l *ledger) enqueue(tickets ...*ticket) error {
 		}
 	}
 	l.pending = append(l.pending, tickets...)
-	if l.inFlight < maxCommits {
-		l.inFlight++
-		l.spawn(l.commitAll)
+	if l.spawnLocked() {
 		return nil
 	}
 	select {
@@ -157,6 +168,26 @@ func (l *ledger) enqueue(tickets ...*ticket) error {
 	default:
 	}
 	return nil
+}
+
+// spawnLocked lets another commit gather what is pending, if there may be one now, and reports whether it did.
+func (l *ledger) spawnLocked() bool {
+	if l.inFlight > 0 && (l.inFlight >= maxCommits || time.Since(l.begun) < slowCommit) {
+		return false
+	}
+	l.inFlight++
+	l.begun = time.Now()
+	l.spawn(l.commitAll)
+	return true
+}
+
+// overtake is called when a commit has become slow: what waits behind it need not wait for more to come.
+func (l *ledger) overtake() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.inFlight > 0 && len(l.pending) > 0 {
+		l.spawnLocked()
+	}
 }
 
 // withdraw takes a ticket back that nobody waits for any more, unless it is on its way.
@@ -232,5 +263,6 @@ func (l *ledger) close(ctx context.Context) error {
 	}
 	l.stop(errTenureOver)
 	l.work.Wait()
+	l.slow.Stop()
 	return err
 }

@@ -9,9 +9,13 @@ import (
 // commitAll writes commits until nothing is pending.
 func (l *ledger) commitAll(ctx context.Context) {
 	for c := l.gather(ctx); c != nil; c = l.gather(ctx) {
+		begun := time.Now()
 		_, again, err := l.write(ctx, c.slot.number, l.encode(c))
-		if repeat := l.finish(c, again, err); repeat {
+		switch repeat := l.finish(c, again, err); {
+		case repeat:
 			l.rest(ctx)
+		case len(c.tickets) >= crowd:
+			pause(ctx, crowdDistance-time.Since(begun))
 		}
 	}
 }
@@ -57,7 +61,9 @@ func (l *ledger) gather(ctx context.Context) *commit {
 	c := &commit{number: l.number, tickets: slices.Clone(l.pending[:n])}
 	l.pending = slices.Delete(l.pending, 0, n)
 	c.moved = l.movableLocked(maxCommitRecords-n, maxCommitSize-size)
-	c.slot = l.slots.take(time.Now())
+	l.begun = time.Now()
+	l.slow.Reset(slowCommit)
+	c.slot = l.slots.take(l.begun)
 	return c
 }
 
@@ -175,7 +181,7 @@ func (l *ledger) write(ctx context.Context, slot int, data []byte) (seq uint64, 
 		refusal := refusalOf(err)
 		again = again || refusal == RefusedForNow
 		if refusal != RefusedForNow || closedForGood(err) || time.Until(until) < wait {
-			return 0, again, &PublishError{Subject: key, Refusal: refusal, Err: err}
+			return 0, again, &PublishError{Subject: ledgerPrefix + key, Refusal: refusal, Err: err}
 		}
 		pause(ctx, wait)
 	}

@@ -82,10 +82,10 @@ func (b *fakeBucket) counts() (puts, keys, most int) {
 	return b.puts, len(b.values), b.most
 }
 
-// aLedger writes into a fake bucket, with little patience.
+// aLedger writes into a fake bucket.
 func aLedger(tb testing.TB, b *fakeBucket) *ledger {
 	tb.Helper()
-	l := newLedger(tb.Context(), b.put, ledgerWriter{epoch: 1, id: "w"}, "p", PublisherConfig{Timeout: 50 * time.Millisecond, Patience: 200 * time.Millisecond})
+	l := newLedger(tb.Context(), b.put, ledgerWriter{epoch: 1, id: "w"}, "p", PublisherConfig{Timeout: 10 * time.Second, Patience: 30 * time.Second})
 	tb.Cleanup(func() {
 		l.stop(errTenureOver)
 		l.work.Wait()
@@ -99,7 +99,7 @@ func aRecord(seq uint64, s state, attempts int) record {
 
 func (l *ledger) mustStore(tb testing.TB, r record) {
 	tb.Helper()
-	if err := l.store(within(tb, 10*time.Second), r, nil); err != nil {
+	if err := l.store(within(tb, time.Minute), r, nil); err != nil {
 		tb.Fatalf("storing %+v: %v", r, err)
 	}
 }
@@ -107,10 +107,10 @@ func (l *ledger) mustStore(tb testing.TB, r record) {
 // eventually polls until ok, because nobody tells when a record is stored that nobody waits for.
 func eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	ctx := within(tb, 10*time.Second)
+	ctx := within(tb, time.Minute)
 	for !ok() {
 		if ctx.Err() != nil {
-			tb.Fatalf("not after 10 s: %s", what)
+			tb.Fatalf("not after a minute: %s", what)
 		}
 		pause(ctx, 2*time.Millisecond)
 	}

@@ -162,7 +162,7 @@ func purgeWriters(ctx context.Context, js jetstream.JetStream, writers map[ledge
 	if len(writers) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := topology.Call(ctx, callTimeout)
 	defer cancel()
 	stream, err := js.Stream(ctx, ledgerStream)
 	if err != nil {

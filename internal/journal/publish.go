@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"kexrelay/internal/topology"
 )
 
 // Defaults of PublisherConfig, and the pace of repeats.
@@ -27,6 +30,7 @@ const (
 	codeMessageTooLarge   jetstream.ErrorCode = 10054 // Above the stream's MaxMsgSize.
 	codeHeaderTooLarge    jetstream.ErrorCode = 10097 // Headers above 64 KiB.
 	codeStreamStoreFailed jetstream.ErrorCode = 10077 // Full: "maximum bytes exceeded", or the disk refuses.
+	codeMaxConsumers      jetstream.ErrorCode = 10026 // The stream has as many as it, the account or the server allows.
 	codeMsgIDInProcess    jetstream.ErrorCode = 10158 // The same ID is waiting for its quorum: neither stored nor a duplicate.
 )
 
@@ -39,6 +43,25 @@ type PublisherConfig struct {
 	Patience time.Duration
 	// OnRetry, if not nil, is called with the subject before each repeat. It must return at once.
 	OnRetry func(subject string)
+	// OnAnswer, if not nil, hears what became of each publish.
+	OnAnswer OnAnswer
+}
+
+// OnAnswer is told what became of a request to NATS, by whose kind of words it was and with what error: nil for what
+// its leader has confirmed. It must return at once.
+type OnAnswer func(request string, err error)
+
+func (f OnAnswer) tell(request string, err error) {
+	if f != nil {
+		f(request, err)
+	}
+}
+
+// publishing names a publish for OnAnswer by the stream, which the first two tokens of the subject stand for.
+func publishing(subject string) string {
+	first, rest, _ := strings.Cut(subject, ".")
+	second, _, _ := strings.Cut(rest, ".")
+	return "publishing to " + first + "." + second
 }
 
 // Publisher publishes to streams and waits for the PubAck. Many callers share one pipeline: nobody's wait for an
@@ -48,6 +71,10 @@ type Publisher struct {
 	// open makes a publishing context of its own on the caller's connection, because only that one can be told to
 	// forget an acknowledgement that never comes.
 	open func() (jetstream.JetStream, error)
+	// once are the options of every publish: no repeat by the library.
+	once []jetstream.PublishOpt
+	// begun are the publishes whose answers a function waits for.
+	begun begun
 }
 
 // NewPublisher makes a Publisher on the connection of js, with its domain or API prefix.
@@ -58,10 +85,23 @@ func NewPublisher(js jetstream.JetStream, cfg PublisherConfig) *Publisher {
 	if cfg.Patience <= 0 {
 		cfg.Patience = defaultPatience
 	}
-	return &Publisher{cfg: cfg, open: sync.OnceValues(func() (jetstream.JetStream, error) {
+	p := &Publisher{
+		cfg:   cfg,
+		once:  []jetstream.PublishOpt{jetstream.WithRetryAttempts(0), jetstream.WithStallWait(cfg.Timeout)},
+		begun: begun{waiting: map[*nats.Msg]answered{}},
+	}
+	p.open = sync.OnceValues(func() (jetstream.JetStream, error) {
 		opts := []jetstream.JetStreamOpt{
 			jetstream.WithPublishAsyncTimeout(cfg.Timeout),
 			jetstream.WithPublishAsyncMaxPending(maxPending),
+			jetstream.WithPublishAsyncAckHandler(func(_ jetstream.JetStream, m *nats.Msg, ack *jetstream.PubAck) {
+				cfg.OnAnswer.tell(publishing(m.Subject), nil)
+				p.begun.end(m, ack, nil)
+			}),
+			jetstream.WithPublishAsyncErrHandler(func(_ jetstream.JetStream, m *nats.Msg, err error) {
+				cfg.OnAnswer.tell(publishing(m.Subject), err)
+				p.begun.end(m, nil, err)
+			}),
 		}
 		switch o := js.Options(); {
 		case o.Domain != "":
@@ -70,7 +110,8 @@ func NewPublisher(js jetstream.JetStream, cfg PublisherConfig) *Publisher {
 			return jetstream.NewWithAPIPrefix(js.Conn(), o.APIPrefix, opts...)
 		}
 		return jetstream.New(js.Conn(), opts...)
-	})}
+	})
+	return p
 }
 
 // Close ends the subscription for answers; publishes under way end with their timeout. The connection stays open.
@@ -100,7 +141,7 @@ func (p *Publisher) Publish(ctx context.Context, m *nats.Msg) (*jetstream.PubAck
 			return nil, context.Cause(ctx)
 		}
 		refusal := refusalOf(err)
-		if refusal != RefusedForNow || closedForGood(err) || time.Until(until) < wait {
+		if refusal != RefusedForNow || closedForGood(err) || errors.Is(err, topology.ErrDenied) || time.Until(until) < wait {
 			return nil, &PublishError{Subject: m.Subject, Refusal: refusal, Err: err}
 		}
 		timer := time.NewTimer(wait)
@@ -119,21 +160,37 @@ func (p *Publisher) Publish(ctx context.Context, m *nats.Msg) (*jetstream.PubAck
 // attempt is one publish. It ends with the answer, with the publish timeout or with ctx; an answer that comes
 // later is dropped by the publishing context. The library's own repeats are off: they know only one of the reasons.
 func (p *Publisher) attempt(ctx context.Context, js jetstream.JetStream, m *nats.Msg) (*jetstream.PubAck, error) {
-	future, err := js.PublishMsgAsync(m, jetstream.WithRetryAttempts(0), jetstream.WithStallWait(p.cfg.Timeout))
+	future, err := js.PublishMsgAsync(m, p.once...)
 	if err != nil && js.Conn().IsClosed() {
 		return nil, nats.ErrConnectionClosed // The client does not always say so.
 	}
 	if err != nil {
 		return nil, err
 	}
+	watched, done := topology.Call(ctx, p.cfg.Timeout+callTimeout) // The future ends before.
+	defer done()
 	select {
 	case ack := <-future.Ok():
 		return ack, nil
 	case err := <-future.Err():
-		return nil, err
-	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, withDenial(js.Conn(), m.Subject, err)
+	case <-watched.Done():
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("%w: %w", nats.ErrPermissionViolation, watched.Err())
 	}
+}
+
+// withDenial adds to a missing answer that the server does not permit the publish, which it tells the connection alone.
+func withDenial(nc *nats.Conn, subject string, err error) error {
+	denied := nc.LastError()
+	silent := errors.Is(err, jetstream.ErrAsyncPublishTimeout) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded)
+	if silent && errors.Is(denied, nats.ErrPermissionViolation) &&
+		strings.Contains(denied.Error(), `"`+subject+`"`) {
+		return fmt.Errorf("%w: %w", nats.ErrPermissionViolation, err)
+	}
+	return err
 }
 
 // Refusal says what a failed publish means.
@@ -173,6 +230,10 @@ func (e *PublishError) advice() string {
 	case RefusedForNow:
 	}
 	switch {
+	case errors.Is(e.Err, nats.ErrPermissionViolation):
+		return "NATS does not permit it: grant this user the right to publish to it"
+	case errors.Is(e.Err, nats.ErrReconnectBufExceeded):
+		return disconnected
 	case errors.Is(e.Err, jetstream.ErrNoStreamResponse):
 		return "no stream takes this subject, or it has no leader: run kexrelay setup, or look at the cluster"
 	case errors.Is(e.Err, jetstream.ErrAsyncPublishTimeout):
@@ -182,6 +243,9 @@ func (e *PublishError) advice() string {
 	}
 	return "check the connection to NATS"
 }
+
+// disconnected explains what the client calls an exceeded buffer: none is used.
+const disconnected = "NATS is not connected at the moment, and nothing is buffered meanwhile"
 
 func closedForGood(err error) bool {
 	return errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrConnectionDraining)

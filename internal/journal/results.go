@@ -28,6 +28,10 @@ func NewResults(js jetstream.JetStream) *Results { return &Results{js: js} }
 type ResultFilter struct {
 	// Since is when the first one was written. Zero means the oldest for List and now for Watch.
 	Since time.Time
+	// After, if not 0, is the sequence behind which Watch begins, instead of Since.
+	After uint64
+	// Until is when the last one was settled, zero for no end. Watch does not end by it.
+	Until time.Time
 	// Outcomes, Kinds and Vorgangsnummer select by subject, on the server. update.NoVorgangsnummer selects the
 	// updates that had no valid one.
 	Outcomes       []update.Outcome
@@ -66,6 +70,8 @@ func (r *Results) Watch(ctx context.Context, f ResultFilter) iter.Seq2[Event, er
 		scan.Follow = true
 		switch {
 		case err != nil:
+		case f.After != 0:
+			scan.FromSeq = f.After + 1
 		case f.Since.IsZero():
 			// By sequence, not by "new": a reader that has to begin again before its first event misses none.
 			scan.FromSeq, err = r.lastSeq(ctx)
@@ -83,7 +89,7 @@ func (r *Results) Watch(ctx context.Context, f ResultFilter) iter.Seq2[Event, er
 
 // At reads the event with a sequence in KEX_RESULTS. ErrNoEvent says that there is none.
 func (r *Results) At(ctx context.Context, seq uint64) (Event, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := topology.Call(ctx, callTimeout)
 	defer cancel()
 	stream, err := r.open(ctx)
 	if err != nil {
@@ -128,7 +134,7 @@ func (r *Results) events(ctx context.Context, scan Scan, f ResultFilter) iter.Se
 
 // selects is the part of the filter that subjects and headers cannot do.
 func (f ResultFilter) selects(e Event) bool {
-	return f.TraceID == "" || e.Data.TraceID == f.TraceID || e.Data.RequestID == f.TraceID
+	return (f.Until.IsZero() || !e.Data.SettledAt.After(f.Until)) && (f.TraceID == "" || e.Data.TraceID == f.TraceID || e.Data.RequestID == f.TraceID)
 }
 
 // scan builds the subject filters, of validated tokens only.
@@ -203,7 +209,7 @@ func (r *Results) open(ctx context.Context) (jetstream.Stream, error) {
 }
 
 func (r *Results) lastSeq(ctx context.Context) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := topology.Call(ctx, callTimeout)
 	defer cancel()
 	stream, err := r.open(ctx)
 	if err != nil {

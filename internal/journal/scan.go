@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"kexrelay/internal/topology"
 )
 
 const (
@@ -20,6 +23,9 @@ const (
 	scanBatch     = 500
 	// scanInactive is when the server forgets a consumer that nobody pulls from; a slower reader gets a new one.
 	scanInactive = 10 * time.Second
+	// scanFull is how long a reader waits while its stream has as many consumers as the server allows (1,000, if nobody
+	// says otherwise): those of many short readers, which are forgotten soon.
+	scanFull = 3 * scanInactive
 	// scanTries is how often a reader of the past tries without getting a message before it gives up. One that
 	// follows goes on until its context ends.
 	scanTries = 5
@@ -52,27 +58,35 @@ type Scan struct {
 // Messages reads. The error ends it: ctx's cause, or what the server said, with what to do next.
 func (s Scan) Messages(ctx context.Context, js jetstream.JetStream) iter.Seq2[jetstream.Msg, error] {
 	return func(yield func(jetstream.Msg, error) bool) {
-		r := &reading{scan: s, js: js, yield: yield}
-		if err := r.run(ctx); err != nil {
+		err := s.each(ctx, js, func(msg jetstream.Msg, _ *jetstream.MsgMetadata) bool { return yield(msg, nil) })
+		if err != nil {
 			yield(nil, err)
 		}
 	}
+}
+
+// each is Messages for those who read a million: what a message says about itself, which is much of the work, is read
+// once. A false from take ends it.
+func (s Scan) each(ctx context.Context, js jetstream.JetStream, take func(jetstream.Msg, *jetstream.MsgMetadata) bool) error {
+	r := &reading{scan: s, js: js, take: take}
+	return r.run(ctx)
 }
 
 // reading is one pass of a Scan.
 type reading struct {
 	scan  Scan
 	js    jetstream.JetStream
-	yield func(jetstream.Msg, error) bool
+	take  func(jetstream.Msg, *jetstream.MsgMetadata) bool
 	last  uint64 // Stream sequence of the last message given.
 	began bool   // A consumer was created: the stream is there and may be read.
+	quiet quiet
 }
 
 // errLost says that a consumer is gone or skipped something: a new one goes on.
 var errLost = errors.New("consumer lost")
 
 func (r *reading) run(ctx context.Context) error {
-	wait := firstRepeat
+	wait, began := firstRepeat, time.Now()
 	for tries := 0; ; tries++ {
 		before := r.last
 		err := r.consume(ctx)
@@ -81,12 +95,14 @@ func (r *reading) run(ctx context.Context) error {
 			return nil
 		case ctx.Err() != nil:
 			return fmt.Errorf("reading %s: %w", r.scan.Stream, context.Cause(ctx))
+		case tooManyConsumers(err) && time.Since(began) < scanFull:
+			tries = 0
 		case !r.began, errors.Is(err, jetstream.ErrStreamNotFound), closedForGood(err),
 			!r.scan.Follow && tries >= scanTries:
 			return Explain("reading "+r.scan.Stream, r.js, err)
 		}
 		if r.last != before {
-			tries, wait = 0, firstRepeat
+			tries, wait, began = 0, firstRepeat, time.Now()
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -96,6 +112,11 @@ func (r *reading) run(ctx context.Context) error {
 		}
 		wait = min(2*wait, slowestRepeat)
 	}
+}
+
+func tooManyConsumers(err error) bool {
+	refused, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && refused.ErrorCode == codeMaxConsumers
 }
 
 // consume reads through one consumer. Nil means that there is nothing more to give.
@@ -113,6 +134,7 @@ func (r *reading) consume(ctx context.Context) error {
 		return err
 	}
 	defer messages.Stop()
+	defer r.quiet.end()
 	for delivered := uint64(0); ; {
 		msg, err := r.next(ctx, messages)
 		if r.idle(ctx, err) {
@@ -145,14 +167,15 @@ func (r *reading) give(msg jetstream.Msg, nth uint64) (more bool, err error) {
 		return false, nil
 	}
 	r.last = meta.Sequence.Stream
-	return r.yield(msg, nil) && !r.done(r.last, meta.NumPending), nil
+	return r.take(msg, meta) && !r.done(r.last, meta.NumPending), nil
 }
 
 //nolint:ireturn // jetstream has no other type for it.
 func (r *reading) create(ctx context.Context) (jetstream.Consumer, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := topology.Call(ctx, callTimeout)
 	defer cancel()
 	cfg := jetstream.ConsumerConfig{
+		Name:              nuid.Next(), // Asked for twice, it is made once.
 		AckPolicy:         jetstream.AckNonePolicy,
 		DeliverPolicy:     jetstream.DeliverAllPolicy,
 		HeadersOnly:       r.scan.HeadersOnly,
@@ -175,7 +198,9 @@ func (r *reading) create(ctx context.Context) (jetstream.Consumer, error) {
 	case !r.scan.FromTime.IsZero():
 		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &r.scan.FromTime
 	}
-	consumer, err := r.js.CreateConsumer(ctx, r.scan.Stream, cfg)
+	consumer, err := topology.Ask(ctx, func(ctx context.Context) (jetstream.Consumer, error) {
+		return r.js.CreateConsumer(ctx, r.scan.Stream, cfg)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -188,11 +213,38 @@ func (r *reading) create(ctx context.Context) (jetstream.Consumer, error) {
 //nolint:ireturn // jetstream has no other type for it.
 func (r *reading) next(ctx context.Context, messages jetstream.MessagesContext) (jetstream.Msg, error) {
 	if !r.scan.Follow {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, scanIdle)
-		defer cancel()
+		ctx = r.quiet.from(ctx)
 	}
-	return messages.Next(jetstream.NextContext(ctx))
+	msg, err := messages.Next(jetstream.NextContext(ctx))
+	if err != nil {
+		r.quiet.end()
+	}
+	return msg, err
+}
+
+// quiet is a context for many waits that follow each other closely: each ends after scanIdle or up to half of it
+// sooner. One for each wait would be a tenth of what a reader does.
+type quiet struct {
+	ctx    context.Context //nolint:containedctx // It stands for the timer that it is.
+	cancel context.CancelFunc
+	began  time.Time
+}
+
+func (q *quiet) from(ctx context.Context) context.Context {
+	now := time.Now()
+	if q.ctx == nil || now.Sub(q.began) > scanIdle/2 {
+		q.end()
+		q.began = now
+		q.ctx, q.cancel = context.WithTimeout(ctx, scanIdle)
+	}
+	return q.ctx
+}
+
+func (q *quiet) end() {
+	if q.cancel != nil {
+		q.cancel()
+	}
+	*q = quiet{}
 }
 
 func (r *reading) idle(ctx context.Context, err error) bool {
@@ -202,7 +254,7 @@ func (r *reading) idle(ctx context.Context, err error) bool {
 // nothingLeft asks the server whether a consumer that gives nothing has nothing: what was pending may have been
 // deleted. Messages that it says it delivered and that did not come are lost.
 func (r *reading) nothingLeft(ctx context.Context, consumer jetstream.Consumer, delivered uint64) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := topology.Call(ctx, callTimeout)
 	defer cancel()
 	info, err := consumer.Info(ctx)
 	if err != nil {

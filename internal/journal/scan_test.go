@@ -3,11 +3,15 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"kexrelay/internal/embedded/embeddedtest"
 	"kexrelay/internal/topology"
 )
 
@@ -31,7 +35,7 @@ func publish(t *testing.T, js jetstream.JetStream, first, last int) {
 	}
 	select {
 	case <-js.PublishAsyncComplete():
-	case <-within(t, 30*time.Second).Done():
+	case <-within(t, 2*time.Minute).Done():
 		t.Fatal("no answer to the publishes")
 	}
 }
@@ -40,7 +44,7 @@ func publish(t *testing.T, js jetstream.JetStream, first, last int) {
 func read(t *testing.T, js jetstream.JetStream, scan Scan, at func(n int) (more bool)) []string {
 	t.Helper()
 	var all []string
-	for msg, err := range scan.Messages(within(t, 30*time.Second), js) {
+	for msg, err := range scan.Messages(within(t, 2*time.Minute), js) {
 		if err != nil {
 			t.Fatalf("after %d messages: %v", len(all), err)
 		}
@@ -78,6 +82,7 @@ func deleteConsumers(t *testing.T, stream jetstream.Stream) {
 }
 
 func TestAScanOutlivesItsConsumer(t *testing.T) {
+	t.Parallel()
 	for _, follow := range []bool{false, true} {
 		t.Run(fmt.Sprintf("follow %v", follow), func(t *testing.T) {
 			js := setUp(t, topology.Options{})
@@ -126,6 +131,7 @@ func TestAScanEndsWhereThePastEnds(t *testing.T) {
 }
 
 func TestAScanDoesNotWaitForWhatWasDeleted(t *testing.T) {
+	t.Parallel()
 	js := setUp(t, topology.Options{})
 	stream := fill(t, js, 20)
 	// A batch of 1: the eleventh is asked for only after it is gone, and the tenth said that more are pending.
@@ -150,7 +156,7 @@ func (n numbered) Metadata() (*jetstream.MsgMetadata, error) { return &n.meta, n
 
 func TestAMessageThatDidNotArriveIsNoticed(t *testing.T) {
 	given := 0
-	r := &reading{yield: func(jetstream.Msg, error) bool { given++; return true }}
+	r := &reading{take: func(jetstream.Msg, *jetstream.MsgMetadata) bool { given++; return true }}
 	message := func(consumer, stream uint64) numbered {
 		return numbered{meta: jetstream.MsgMetadata{Sequence: jetstream.SequencePair{Consumer: consumer, Stream: stream}, NumPending: 5}}
 	}
@@ -194,7 +200,7 @@ func TestAScanEndsWithItsStream(t *testing.T) {
 	js := setUp(t, topology.Options{})
 	fill(t, js, 3)
 	var last error
-	for _, err := range (Scan{Stream: "S", Follow: true}).Messages(within(t, 30*time.Second), js) {
+	for _, err := range (Scan{Stream: "S", Follow: true}).Messages(within(t, 2*time.Minute), js) {
 		if last = err; err == nil {
 			if err := js.DeleteStream(t.Context(), "S"); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 				t.Fatal(err)
@@ -203,5 +209,54 @@ func TestAScanEndsWithItsStream(t *testing.T) {
 	}
 	if last == nil || within(t, time.Second).Err() != nil {
 		t.Errorf("it ends with %v", last)
+	}
+}
+
+// Many short readers leave more consumers behind than a stream may have: the next one waits until they are forgotten.
+func TestAScanWaitsForRoomForItsConsumer(t *testing.T) {
+	t.Parallel()
+	js := connect(t, embeddedtest.Run(t).URL())
+	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, MaxConsumers: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish(t, js, 1, 3)
+	if _, err := stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{InactiveThreshold: 2 * time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	wantCount(t, read(t, js, Scan{Stream: "S"}, func(int) bool { return true }), 1, 3)
+}
+
+// A cluster that is just electing leaves the request for a consumer, or refuses it; whoever leads then must be asked
+// anew, and all its requests are for one and the same consumer.
+func TestAScanBeginsAsSoonAsThereIsALeader(t *testing.T) {
+	t.Parallel()
+	js := connect(t, embeddedtest.Run(t).URL())
+	stream := fill(t, js, 3)
+	var asked atomic.Int64
+	if _, err := js.Conn().Subscribe("electing.>", func(m *nats.Msg) {
+		subject := strings.TrimPrefix(m.Subject, "electing.")
+		if strings.HasPrefix(subject, "CONSUMER.CREATE.") {
+			switch asked.Add(1) {
+			case 1:
+				return
+			case 2:
+				_ = m.Respond([]byte(`{"error":{"code":503,"err_code":10008,"description":"JetStream system temporarily unavailable"}}`))
+				return
+			case 3: // Its answer comes too late.
+				m.Reply = js.Conn().NewInbox()
+			}
+		}
+		_ = js.Conn().PublishRequest("$JS.API."+subject, m.Reply, m.Data)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	electing, err := jetstream.NewWithAPIPrefix(js.Conn(), "electing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCount(t, read(t, electing, Scan{Stream: "S"}, func(int) bool { return true }), 1, 3)
+	if info, err := stream.Info(t.Context()); err != nil || info.State.Consumers != 1 {
+		t.Errorf("%d consumers, %v", info.State.Consumers, err)
 	}
 }

@@ -81,6 +81,7 @@ func TestEveryResultFollowsItsSchema(t *testing.T) {
 		"delivered":             delivered(anUpdate(1)),
 		"dead-lettered":         deadLettered(anUpdate(2)),
 		"delivered replay":      delivered(replay),
+		"after many requests":   afterMany(anUpdate(7)),
 		"invalid without call":  noCall,
 		"detail from elsewhere": {Update: anUpdate(5), Outcome: update.DeadLettered, Reason: fault.Rejected, Detail: "a\r\nb\x00\xff<ü>", SettledAt: storedAt},
 		"clocks that disagree":  {Update: anUpdate(6), Outcome: update.DeadLettered, Reason: fault.Exhausted, SettledAt: storedAt.Add(-time.Hour)},
@@ -100,6 +101,20 @@ func TestEveryResultFollowsItsSchema(t *testing.T) {
 			}
 		})
 	}
+}
+
+// afterMany is a settlement after 1,000 requests, of which the first of this process was the third.
+func afterMany(u *update.Update) *update.Settlement {
+	s := deadLettered(u)
+	s.Reason, s.Status, s.Attempts, s.Answers = fault.Exhausted, 503, 1000, nil
+	s.RequestID = u.RequestTraceID(s.Attempts)
+	for n := 3; n <= s.Attempts; n++ {
+		s.Answers = s.Answers.With(update.PastAnswer{
+			Attempt: n, RequestID: u.RequestTraceID(n), At: storedAt.Add(time.Duration(n) * time.Second), DurationMs: 30_000,
+			Reason: fault.Outage, Unknown: true,
+		})
+	}
+	return s
 }
 
 func TestARepeatedSettlementStoresNothingTwice(t *testing.T) {
@@ -161,10 +176,19 @@ func TestASecondBookingIsTold(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			js := setUp(t, topology.Options{})
-			j := newJournal(t, js)
+			told := 0
+			j := New(js, Config{Source: source, OnDoubleBooked: func(kind update.Kind) {
+				if told++; kind != update.Comments {
+					t.Errorf("kind %s", kind)
+				}
+			}})
+			t.Cleanup(j.Close)
 			settle(t, j, test.first)
 			settle(t, j, test.second)
 			settle(t, j, test.second)
+			if want := min(len(test.want), 1); told != want {
+				t.Errorf("heard of %d double bookings, want %d", told, want)
+			}
 			results := messages(t, js, topology.StreamResults)
 			if test.want == "" {
 				if len(results) != 1 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +23,10 @@ const (
 	// clockSlack is how much earlier than the oldest waiting update the scan of the results begins: the two streams
 	// may have leaders on different machines, and other ones before.
 	clockSlack = 2 * time.Minute
+	// maxNamed is how many subjects of waiting updates are named as filters, so that only their Vorgänge's results are
+	// read. nats-server compares each message with each filter: of 200,000 results it took 0.4 s with 8 filters, 1.9 s with
+	// 64 and 22 s with 512, and 0.9 s for all without any (2.15.2). With more of them all are read.
+	maxNamed = 8
 )
 
 // settledSet is a set of updates that have a result, 8 bytes each. Its zero value is empty.
@@ -66,7 +71,12 @@ func settledKey(msg jetstream.Msg) (key, bool) {
 		return key{}, false
 	}
 	outcome, _, _ := strings.Cut(rest, ".")
-	if outcome != string(update.Delivered) && outcome != string(update.DeadLettered) {
+	switch update.Outcome(outcome) {
+	case update.Delivered, update.DeadLettered:
+	case update.Discarded: // Of a waiting update that was cancelled; that of a dead letter has another ID.
+	case update.Replayed, update.Erased, update.DoubleBooked:
+		return key{}, false
+	default:
 		return key{}, false
 	}
 	ids := msg.Headers()[jetstream.MsgIDHeader]
@@ -103,6 +113,34 @@ func parseResultID(id string) (key, bool) {
 type resultsRange struct {
 	fromTime time.Time
 	fromSeq  uint64
+	filters  []string // nil: all.
+}
+
+// resultFilters are the subjects of the results that updates with these subjects can have, and the one of the stream's
+// last message: seeing that is how a reader knows that its replica does not lag. nil stands for all.
+func resultFilters(subjects []string, end resultsEnd) []string {
+	if len(subjects) == 0 || end.last == 0 {
+		return nil
+	}
+	named := map[string]bool{end.lastSubject: true}
+	for _, stored := range subjects {
+		// As update.Envelope reads them: what is not valid in a subject stands there as journal writes it.
+		vorgangsnummer, kind, _ := update.ParseSubject(topology.PublishedSubject(stored))
+		named[topology.ResultSubject("*", vorgangsnummer, kind)] = true
+	}
+	for filter := range named {
+		if filter != end.lastSubject && covers(filter, end.lastSubject) {
+			delete(named, end.lastSubject) // The server refuses filters that overlap.
+		}
+	}
+	return slices.Sorted(maps.Keys(named))
+}
+
+// covers reports whether a filter with one * for the outcome matches a result's subject.
+func covers(filter, subject string) bool {
+	tail := strings.TrimPrefix(filter, resultSubjectPrefix+"*")
+	return strings.HasPrefix(subject, resultSubjectPrefix) && strings.HasSuffix(subject, tail) &&
+		!strings.Contains(strings.TrimSuffix(strings.TrimPrefix(subject, resultSubjectPrefix), tail), ".")
 }
 
 // resultsReader reads who is settled from KEX_RESULTS.
@@ -134,6 +172,7 @@ func (r resultsReader) settled(ctx context.Context, in resultsRange, end results
 		}
 		if now.last < end.last { // It went meanwhile.
 			end.last, end.lastAt = now.last, now.lastAt
+			in.filters = nil // The one that is last now need not be among them.
 		}
 		if time.Now().After(until) {
 			return nil, fmt.Errorf("reading %s up to %d: %w", topology.StreamResults, end.last, errLagging)
@@ -147,17 +186,10 @@ func (r resultsReader) settled(ctx context.Context, in resultsRange, end results
 // beginning behind it.
 func (in *resultsRange) read(ctx context.Context, js jetstream.JetStream, to, bound uint64, hashes []uint64) ([]uint64, error) {
 	scan := Scan{
-		Stream: topology.StreamResults, FromSeq: in.fromSeq, FromTime: in.fromTime, ToSeq: to,
+		Stream: topology.StreamResults, Filters: in.filters, FromSeq: in.fromSeq, FromTime: in.fromTime, ToSeq: to,
 		Batch: settledBatch, HeadersOnly: true,
 	}
-	for msg, err := range scan.Messages(ctx, js) {
-		if err != nil {
-			return nil, err
-		}
-		meta, err := msg.Metadata()
-		if err != nil {
-			return nil, err
-		}
+	err := scan.each(ctx, js, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) bool {
 		if hashes == nil { // Grown by appending, a million would leave as much again behind.
 			hashes = make([]uint64, 0, min(meta.NumPending+1, bound))
 		}
@@ -165,8 +197,9 @@ func (in *resultsRange) read(ctx context.Context, js jetstream.JetStream, to, bo
 			hashes = append(hashes, k.hash())
 		}
 		in.fromSeq, in.fromTime = meta.Sequence.Stream+1, time.Time{}
-	}
-	return hashes, nil
+		return true
+	})
+	return hashes, err
 }
 
 // resultsEnd is where KEX_RESULTS ends.
@@ -174,6 +207,8 @@ type resultsEnd struct {
 	// last is the last message there is, 0 for none, and lastAt when it was stored.
 	last   uint64
 	lastAt time.Time
+	// lastSubject is its subject.
+	lastSubject string
 	// next is the sequence that the next message will have.
 	next uint64
 	// now is the clock of the stream's leader.
@@ -182,7 +217,7 @@ type resultsEnd struct {
 
 // readResultsEnd asks the stream's leader.
 func readResultsEnd(ctx context.Context, js jetstream.JetStream) (resultsEnd, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := topology.Call(ctx, callTimeout)
 	defer cancel()
 	doing := "reading the end of " + topology.StreamResults
 	stream, err := js.Stream(ctx, topology.StreamResults)
@@ -198,6 +233,6 @@ func readResultsEnd(ctx context.Context, js jetstream.JetStream) (resultsEnd, er
 	case err != nil:
 		return resultsEnd{}, Explain(doing, js, err)
 	}
-	end.last, end.lastAt, end.next = last.Sequence, last.Time, max(end.next, last.Sequence+1)
+	end.last, end.lastAt, end.lastSubject, end.next = last.Sequence, last.Time, last.Subject, max(end.next, last.Sequence+1)
 	return end, nil
 }

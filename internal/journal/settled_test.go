@@ -141,7 +141,7 @@ func TestAScanOfResultsEndsWhateverIsThere(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if hashes, err := newResultsReader(js).settled(within(t, 5*time.Second), resultsRange{}, end, 99); err != nil || len(hashes) != 3 {
+	if hashes, err := newResultsReader(js).settled(within(t, time.Minute), resultsRange{}, end, 99); err != nil || len(hashes) != 3 {
 		t.Errorf("%d results, %v, want 3", len(hashes), err)
 	}
 	if end, err := readResultsEnd(t.Context(), js); err != nil || end.last != 3 || end.next != 6 {
@@ -167,7 +167,7 @@ func TestAScanOfResultsWaitsForTheLeadersLast(t *testing.T) {
 		}
 		return end, nil
 	}
-	hashes, err := reader.settled(within(t, 5*time.Second), resultsRange{}, end, 99)
+	hashes, err := reader.settled(within(t, time.Minute), resultsRange{}, end, 99)
 	if err != nil || len(hashes) != 3 {
 		t.Errorf("%d results, %v, want 3", len(hashes), err)
 	}

@@ -82,13 +82,13 @@ const controlStream = "KV_" + topology.BucketControl
 func controlSubject(key string) string { return "$KV." + topology.BucketControl + "." + key }
 
 // purge removes a key without the mark that the key-value API would leave for ever.
-func (c *control) purge(ctx context.Context, key string) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+func (c *control) purge(ctx context.Context, key string, opts ...jetstream.StreamPurgeOpt) error {
+	ctx, cancel := topology.Call(ctx, callTimeout)
 	defer cancel()
 	stream, err := c.js.Stream(ctx, controlStream)
 	if err != nil {
 		return Explain("opening the bucket "+topology.BucketControl, c.js, err)
 	}
-	err = stream.Purge(ctx, jetstream.WithPurgeSubject(controlSubject(key)))
+	err = stream.Purge(ctx, append(opts, jetstream.WithPurgeSubject(controlSubject(key)))...)
 	return Explain(fmt.Sprintf("removing %s from %s", key, topology.BucketControl), c.js, err)
 }

@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +26,8 @@ type TenureConfig struct {
 	PublishTimeout time.Duration
 	// Patience is how long a write that may go through by itself is repeated; 0 means 5 s.
 	Patience time.Duration
+	// OnAnswer, if not nil, hears what became of each write of records.
+	OnAnswer OnAnswer
 
 	catchUp time.Duration // How long a stream that seems to lag is waited for; 0 means lagPatience.
 }
@@ -38,12 +42,11 @@ type Tenure struct {
 	ledger *ledger
 	stop   context.CancelFunc // Ends the following.
 	work   sync.WaitGroup
-
-	reading sync.Mutex // One TakeOver or Rebound at a time.
-	scanned scanned
+	bound  uint64 // Constant once taken over.
+	// resultsFrom is the first result, by its sequence, that was not there yet when the partition was taken over.
+	resultsFrom uint64
 
 	mu      sync.Mutex
-	bound   uint64
 	settled settledSet
 	carried map[key]record    // What was taken over from former holders.
 	open    map[key]*leftOpen // Of these, the POSTs that may still be answered.
@@ -60,14 +63,6 @@ type leftOpen struct {
 	taken    bool // Our own record of it is on its way, or there.
 }
 
-// scanned is which results are in the set of settled updates: those from a time on, up to a sequence.
-type scanned struct {
-	from time.Time
-	// next is the first sequence not read, to the leader's clock when that was asked.
-	next uint64
-	to   time.Time
-}
-
 // TakeOver reads what former holders of a partition left behind. Call it once per lease, after the consumer was reset
 // and before anything is sent; end it with Close.
 //
@@ -81,14 +76,14 @@ func TakeOver(ctx context.Context, js jetstream.JetStream, lease *Lease, cfg Ten
 	ctx, cancel := whileHeld(ctx, lease)
 	defer cancel()
 	doing := fmt.Sprintf("taking over partition %d", lease.Partition())
-	kv, err := js.KeyValue(ctx, topology.BucketLedger)
+	kv, err := topology.Ask(ctx, func(ctx context.Context) (jetstream.KeyValue, error) { return js.KeyValue(ctx, topology.BucketLedger) })
 	if err != nil {
 		return nil, storageFault(ctx, doing, Explain("opening the bucket "+topology.BucketLedger, js, err))
 	}
 	writer := ledgerWriter{partition: lease.Partition(), epoch: lease.Epoch(), id: randomID()}
 	t := &Tenure{
 		js: js, lease: lease, logger: cfg.Logger, lag: cmp.Or(cfg.catchUp, lagPatience),
-		ledger: newLedger(outer, kv.Put, writer, lease.leases.process, PublisherConfig{Timeout: cfg.PublishTimeout, Patience: cfg.Patience}),
+		ledger: newLedger(outer, permitted(js, kv, cfg.OnAnswer), writer, lease.leases.process, PublisherConfig{Timeout: cfg.PublishTimeout, Patience: cfg.Patience}),
 		stop:   func() {}, carried: map[key]record{}, open: map[key]*leftOpen{},
 	}
 	if err := t.takeOver(ctx, outer); err != nil {
@@ -98,6 +93,15 @@ func TakeOver(ctx context.Context, js jetstream.JetStream, lease *Lease, cfg Ten
 		return nil, storageFault(ctx, doing, err)
 	}
 	return t, nil
+}
+
+// permitted is the bucket's Put, with an error that says when the right to it is missing.
+func permitted(js jetstream.JetStream, kv jetstream.KeyValue, onAnswer OnAnswer) putFunc {
+	return func(ctx context.Context, key string, value []byte) (uint64, error) {
+		revision, err := kv.Put(ctx, key, value)
+		onAnswer.tell("writing to "+topology.BucketLedger, err)
+		return revision, withDenial(js.Conn(), ledgerPrefix+key, err)
+	}
 }
 
 // whileHeld is a context that ends with the lease.
@@ -150,29 +154,6 @@ func (t *Tenure) takeOver(ctx, outer context.Context) error {
 	return nil
 }
 
-// Rebound sets the bound anew and reads what was settled meanwhile. Call it after the consumer was reset again in the
-// same tenure, as after a reconnect: a server that was killed may have forgotten acks, and what it then delivers
-// again lies at or below the new bound. Errors are those of TakeOver; on an error everything is as before.
-func (t *Tenure) Rebound(ctx context.Context) error {
-	ctx, cancel := whileHeld(ctx, t.lease)
-	defer cancel()
-	state, err := t.updatesState(ctx)
-	if err == nil {
-		err = t.read(ctx, state)
-	}
-	if err != nil {
-		return storageFault(ctx, fmt.Sprintf("reading what was settled in partition %d", t.lease.Partition()), err)
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for k := range t.open {
-		if t.settled.has(k) {
-			t.resultAppearedLocked(k)
-		}
-	}
-	return nil
-}
-
 // updatesState is KEX_UPDATES as its leader knows it.
 type updatesState struct {
 	first, last uint64
@@ -180,17 +161,28 @@ type updatesState struct {
 	firstAt time.Time
 	created time.Time
 	now     time.Time // The leader's clock.
+	// subjects are those of all that waits, nil if they are too many to name.
+	subjects []string
 }
 
 func (t *Tenure) updatesState(ctx context.Context) (updatesState, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, electionTimeout)
 	defer cancel()
-	stream, err := t.js.Stream(ctx, topology.StreamUpdates)
+	stream, err := topology.Ask(ctx, func(ctx context.Context) (jetstream.Stream, error) { return t.js.Stream(ctx, topology.StreamUpdates) })
 	if err != nil {
 		return updatesState{}, Explain("reading the end of "+topology.StreamUpdates, t.js, err)
 	}
 	info := stream.CachedInfo()
-	state := updatesState{first: info.State.FirstSeq, last: info.State.LastSeq, created: info.Created, now: info.TimeStamp}
+	if info.State.Msgs > 0 && info.State.NumSubjects <= maxNamed {
+		// Asked again together with the subjects: what is known of them must not be older than the bound.
+		if info, err = stream.Info(ctx, jetstream.WithSubjectFilter(">")); err != nil {
+			return updatesState{}, Explain("reading what waits in "+topology.StreamUpdates, t.js, err)
+		}
+	}
+	state := updatesState{
+		first: info.State.FirstSeq, last: info.State.LastSeq, created: info.Created, now: info.TimeStamp,
+		subjects: slices.Collect(maps.Keys(info.State.Subjects)),
+	}
 	if info.State.Msgs > 0 {
 		state.firstAt = info.State.FirstTime
 	}
@@ -222,44 +214,27 @@ func (l *leftovers) beyond(state updatesState) bool {
 	return false
 }
 
-// read reads which updates up to the stream's end are settled. What was read before is kept as far as it is still
-// needed, so that a reconnect costs only what came since.
+// read reads which updates up to the stream's end are settled.
 func (t *Tenure) read(ctx context.Context, state updatesState) error {
-	t.reading.Lock()
-	defer t.reading.Unlock()
+	t.bound = state.last
 	if state.firstAt.IsZero() {
-		t.set(state.last, settledSet{}, scanned{})
 		return nil
 	}
 	results := newResultsReader(t.js)
-	end, err := results.askEnd(ctx)
+	asking, done := context.WithTimeout(ctx, electionTimeout)
+	defer done()
+	end, err := topology.Ask(asking, results.askEnd)
 	if err != nil {
 		return err
 	}
 	from := state.firstAt.Add(-clockSlack - max(0, state.now.Sub(end.now)))
-	was := t.scanned
-	in, set := resultsRange{fromTime: from}, settledSet{}
-	now := scanned{from: from, next: end.next, to: end.now}
-	if was.next != 0 && was.next <= end.next && !from.Before(was.from) && from.Before(was.to) {
-		in, now.from = resultsRange{fromSeq: was.next}, was.from
-		t.mu.Lock()
-		set.parts = append(set.parts, t.settled.parts...)
-		t.mu.Unlock()
-	}
-	hashes, err := results.settled(ctx, in, end, state.last)
+	hashes, err := results.settled(ctx, resultsRange{fromTime: from, filters: resultFilters(state.subjects, end)}, end, state.last)
 	if err != nil {
 		return err
 	}
-	set.add(hashes)
-	t.set(state.last, set, now)
+	t.resultsFrom = end.next
+	t.settled.add(hashes)
 	return nil
-}
-
-func (t *Tenure) set(bound uint64, set settledSet, now scanned) {
-	t.scanned = now
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.bound, t.settled = bound, set
 }
 
 // carryOver writes what still matters of former holders' records into one's own part of the ledger.
@@ -305,13 +280,10 @@ func (t *Tenure) carryOver(ctx context.Context, left leftovers, state updatesSta
 	return nil
 }
 
-// Bound is the stream's last sequence when the tenure began, or at the last Rebound: what lies above it was never sent
-// by anybody else.
-func (t *Tenure) Bound() uint64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.bound
-}
+// Bound is the stream's last sequence when the tenure began: what lies above it was never sent by anybody else. It stays
+// for the whole tenure, also through reconnects: above it only this tenure has sent, and what it has settled there it
+// remembers. When something comes again that it does not remember, the queue ends the fetching, and so the tenure.
+func (t *Tenure) Bound() uint64 { return t.bound }
 
 // Held reports whether the right to send still stands; see [Lease.Held].
 func (t *Tenure) Held() bool { return t.lease.Held() }
@@ -321,13 +293,18 @@ func (t *Tenure) Lost() <-chan struct{} { return t.lease.Lost() }
 
 // Past tells what is known from before about an update; nothing above the bound. It makes no call.
 func (t *Tenure) Past(seq uint64, storedAt time.Time) update.Past {
+	if seq > t.bound {
+		return update.Past{}
+	}
+	return t.Known(seq, storedAt)
+}
+
+// Known is Past, also of what this tenure itself has sent above the bound and not settled. It makes no call.
+func (t *Tenure) Known(seq uint64, storedAt time.Time) update.Past {
 	k := keyOf(seq, storedAt)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o := t.open[k]
-	if seq > t.bound {
-		return update.Past{}
-	}
 	if t.settled.has(k) || o != nil && o.settled {
 		return update.Past{Settled: true}
 	}
@@ -349,11 +326,8 @@ func (t *Tenure) Past(seq uint64, storedAt time.Time) update.Past {
 }
 
 // Forget drops everything that was known from before. Call it when no update at or below the bound is left in the
-// stream: Past says nothing then, until the next Rebound.
+// stream: Past says nothing then.
 func (t *Tenure) Forget() {
-	t.reading.Lock()
-	t.scanned = scanned{}
-	t.reading.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.settled = settledSet{}

@@ -20,7 +20,7 @@ func (t *Tenure) follow(ctx context.Context, fence uint64) {
 		return
 	}
 	ctx, t.stop = context.WithCancel(context.WithoutCancel(ctx))
-	results := Scan{Stream: topology.StreamResults, FromSeq: t.scanned.next, HeadersOnly: true, Follow: true}
+	results := Scan{Stream: topology.StreamResults, FromSeq: t.resultsFrom, HeadersOnly: true, Follow: true}
 	t.work.Go(func() {
 		t.watch(ctx, results, func(msg jetstream.Msg) {
 			if k, ok := settledKey(msg); ok {

@@ -32,6 +32,7 @@ func (e *expected) recorded(p update.Past, awaited bool) {
 // TestWhateverDiesTheNextHolderKnows lets holders do at random what relays do, and die at random moments. Each next one
 // must find for every update what was acknowledged last, or a later answer.
 func TestWhateverDiesTheNextHolderKnows(t *testing.T) {
+	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))

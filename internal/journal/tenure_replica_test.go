@@ -1,10 +1,12 @@
 package journal
 
 import (
+	"context"
 	"log/slog"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"kexrelay/internal/topology"
@@ -41,12 +43,12 @@ func leasesOf(js jetstream.JetStream, name string) *Leases {
 func (r *replica) takeOver(tb testing.TB) {
 	tb.Helper()
 	var err error
-	if r.lease, err = r.leases.Campaign(within(tb, 20*time.Second), 0); err != nil {
+	if r.lease, err = r.leases.Campaign(within(tb, time.Minute), 0); err != nil {
 		tb.Fatalf("Campaign: %v", err)
 	}
 	tb.Cleanup(r.lease.stop)
-	if r.tenure, err = TakeOver(within(tb, 20*time.Second), r.js, r.lease, TenureConfig{
-		Logger: discard(), PublishTimeout: time.Second, Patience: 200 * time.Millisecond,
+	if r.tenure, err = TakeOver(within(tb, time.Minute), r.js, r.lease, TenureConfig{
+		Logger: discard(), PublishTimeout: 10 * time.Second, Patience: 30 * time.Second,
 	}); err != nil {
 		tb.Fatalf("TakeOver: %v", err)
 	}
@@ -71,17 +73,22 @@ func crash(t *Tenure) {
 // waiting publishes n updates and gives them as they lie in the stream.
 func waiting(tb testing.TB, js jetstream.JetStream, n int) []update.Attempt {
 	tb.Helper()
-	stream, err := js.Stream(tb.Context(), topology.StreamUpdates)
+	// Patient: a server of a cluster may not know yet who leads the stream, or that there is one.
+	ctx := within(tb, 2*time.Minute)
+	stream, err := topology.Ask(ctx, func(ctx context.Context) (jetstream.Stream, error) { return js.Stream(ctx, topology.StreamUpdates) })
 	if err != nil {
 		tb.Fatal(err)
 	}
+	publisher := NewPublisher(js, PublisherConfig{Timeout: 5 * time.Second, Patience: time.Minute})
+	defer publisher.Close()
 	attempts := make([]update.Attempt, n)
 	for i := range attempts {
-		ack, err := js.Publish(tb.Context(), "kex.vorgang.123456.kommentare", []byte(`["Testkommentar"]`))
+		m := &nats.Msg{Subject: "kex.vorgang.123456.kommentare", Data: []byte(`["Testkommentar"]`), Header: nats.Header{update.HeaderMsgID: {randomID()}}}
+		ack, err := publisher.Publish(ctx, m)
 		if err != nil {
 			tb.Fatal(err)
 		}
-		msg, err := stream.GetMsg(tb.Context(), ack.Sequence)
+		msg, err := topology.Ask(ctx, func(ctx context.Context) (*jetstream.RawStreamMsg, error) { return stream.GetMsg(ctx, ack.Sequence) })
 		if err != nil {
 			tb.Fatal(err)
 		}
@@ -92,14 +99,14 @@ func waiting(tb testing.TB, js jetstream.JetStream, n int) []update.Attempt {
 
 func (r *replica) sending(tb testing.TB, a update.Attempt) {
 	tb.Helper()
-	if err := r.tenure.Sending(within(tb, 10*time.Second), a); err != nil {
+	if err := r.tenure.Sending(within(tb, time.Minute), a); err != nil {
 		tb.Fatalf("Sending: %v", err)
 	}
 }
 
 func (r *replica) opening(tb testing.TB, a update.Attempt) {
 	tb.Helper()
-	if err := r.tenure.Opening(within(tb, 10*time.Second), a); err != nil {
+	if err := r.tenure.Opening(within(tb, time.Minute), a); err != nil {
 		tb.Fatalf("Opening: %v", err)
 	}
 }
@@ -121,9 +128,14 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // result writes an update's result, as whoever sent it does.
 func result(tb testing.TB, js jetstream.JetStream, a update.Attempt) {
 	tb.Helper()
+	settle(tb, newJournal(tb, js), delivered(updateOf(a)))
+}
+
+// updateOf is the update that an attempt was made with.
+func updateOf(a update.Attempt) *update.Update {
 	u := anUpdate(a.Seq)
 	u.StoredAt = a.StoredAt
-	settle(tb, newJournal(tb, js), delivered(u))
+	return u
 }
 
 // wantResolved waits until something became known.
@@ -131,18 +143,32 @@ func (r *replica) wantResolved(tb testing.TB, p update.Past) {
 	tb.Helper()
 	select {
 	case <-p.Resolved:
-	case <-time.After(10 * time.Second):
-		tb.Fatal("not resolved after 10 s")
+	case <-time.After(time.Minute):
+		tb.Fatal("not resolved after a minute")
 	}
 }
 
-func (r *replica) following() bool {
+// following gives a channel that is closed when nobody waits any more for answers to what former holders have sent.
+func (r *replica) following() <-chan struct{} {
 	done := make(chan struct{})
 	go func() { r.tenure.work.Wait(); close(done) }()
+	return done
+}
+
+func (r *replica) wantFollowing(tb testing.TB, what string) {
+	tb.Helper()
 	select {
-	case <-done:
-		return false
+	case <-r.following():
+		tb.Errorf("nobody waits for %s", what)
 	case <-time.After(100 * time.Millisecond):
-		return true
+	}
+}
+
+func (r *replica) wantNotFollowing(tb testing.TB, although string) {
+	tb.Helper()
+	select {
+	case <-r.following():
+	case <-time.After(time.Minute):
+		tb.Errorf("followed although %s", although)
 	}
 }

@@ -35,6 +35,7 @@ func TestWhatIsSettledButNotAckedIsKnown(t *testing.T) {
 }
 
 func TestTheAnswerOfALeftPostIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	js := setUp(t, topology.Options{})
 	u := waiting(t, js, 3)
 	u[0].Timeout = 7 * time.Second
@@ -59,15 +60,11 @@ func TestTheAnswerOfALeftPostIsWaitedFor(t *testing.T) {
 	b.wantResolved(t, p)
 	b.wantPast(t, u[0], update.Past{Settled: true})
 	b.wantPast(t, u[1], update.Past{Attempts: 1, Crashes: 1, Left: true, RequestID: requestID})
-	if !b.following() {
-		t.Error("nobody waits for the other one's answer")
-	}
+	b.wantFollowing(t, "the other one's answer")
 	other := b.past(u[1]) // Before its result, which may be seen at once.
 	result(t, js, u[1])
 	b.wantResolved(t, other)
-	if b.following() {
-		t.Error("followed although nothing is open")
-	}
+	b.wantNotFollowing(t, "nothing is open")
 	b.tenure.Settled(u[0].Seq, u[0].StoredAt)
 	b.crash()
 	c := aReplica(t, js, "c")
@@ -144,7 +141,7 @@ func TestAFormerHoldersAnswerDoesNotOvertakeOurRecord(t *testing.T) {
 	again := u[0]
 	again.Attempts, again.Unknowns = 2, 1
 	sent := make(chan error)
-	go func() { sent <- b.tenure.Sending(within(t, 10*time.Second), again) }()
+	go func() { sent <- b.tenure.Sending(within(t, time.Minute), again) }()
 	<-arrived
 	p := b.past(u[1])
 	a.tenure.Answered(u[0])
@@ -269,6 +266,7 @@ func TestLookingAtAnUpdateDoesNotHideThatItWasLeft(t *testing.T) {
 
 // A process that lost its lease and takes it again has not died.
 func TestAProcessIsNotItsOwnCrash(t *testing.T) {
+	t.Parallel()
 	js := setUp(t, topology.Options{})
 	u := waiting(t, js, 2)
 	a := aReplica(t, js, "a")

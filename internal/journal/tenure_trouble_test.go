@@ -90,6 +90,7 @@ func TestAFullLedgerHoldsTheRelay(t *testing.T) {
 }
 
 func TestAMissingBucketIsAStorageFault(t *testing.T) {
+	t.Parallel()
 	for _, stream := range []string{ledgerStream, topology.StreamResults, topology.StreamUpdates} {
 		t.Run(stream, func(t *testing.T) {
 			js := setUp(t, topology.Options{})
@@ -106,6 +107,7 @@ func TestAMissingBucketIsAStorageFault(t *testing.T) {
 
 // A stream that was created again gives the same sequences to other updates.
 func TestASequenceThatComesAgainIsAnotherUpdate(t *testing.T) {
+	t.Parallel()
 	js := setUp(t, topology.Options{})
 	u := waiting(t, js, 3)
 	a := aReplica(t, js, "a")
@@ -120,15 +122,12 @@ func TestASequenceThatComesAgainIsAnotherUpdate(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := waiting(t, js, 3)
-	if err := a.tenure.Rebound(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	for _, one := range again {
 		a.wantPast(t, one, update.Past{})
 	}
-	a.wantPast(t, u[0], update.Past{Settled: true}) // Its result is a fact.
 	a.crash()
 	b := aReplica(t, js, "b")
+	b.wantPast(t, u[0], update.Past{Settled: true}) // Its result is a fact.
 	if bound := b.tenure.Bound(); bound != 3 {
 		t.Errorf("Bound = %d, want 3", bound)
 	}
@@ -140,6 +139,7 @@ func TestASequenceThatComesAgainIsAnotherUpdate(t *testing.T) {
 // A stream that ends before what the ledger knows was created again, or restored from a backup; or who answers does not
 // know yet that it leads no more.
 func TestAStreamThatEndsTooEarlyIsAskedAgain(t *testing.T) {
+	t.Parallel()
 	js := setUp(t, topology.Options{})
 	u := waiting(t, js, 2)
 	a := aReplica(t, js, "a")
@@ -179,6 +179,7 @@ func TestAStreamThatEndsTooEarlyIsAskedAgain(t *testing.T) {
 }
 
 func TestARestoredStreamIsBelievedInTheEnd(t *testing.T) {
+	t.Parallel()
 	js := setUp(t, topology.Options{})
 	u := waiting(t, js, 1)
 	a := aReplica(t, js, "a")
@@ -267,67 +268,11 @@ func TestForgettingKeepsWhatIsOurs(t *testing.T) {
 	b.wantPast(t, u[0], update.Past{})
 	b.wantPast(t, u[1], update.Past{Attempts: 1, Left: true, Own: true, RequestID: requestID})
 	b.wantPast(t, u[2], update.Past{})
-	if b.following() {
-		t.Error("followed although everything is forgotten")
-	}
-	if err := b.tenure.Rebound(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	b.wantPast(t, u[2], update.Past{Settled: true})
-}
-
-func TestReboundSeesWhatCameSince(t *testing.T) {
-	js := setUp(t, topology.Options{})
-	u := waiting(t, js, 2)
-	a := aReplica(t, js, "a")
-	u = append(u, waiting(t, js, 2)...)
-	result(t, js, u[1])
-	result(t, js, u[3])
-	a.wantPast(t, u[1], update.Past{})
-	a.sending(t, u[2])
-	a.wantPast(t, u[2], update.Past{}) // Above the bound nothing is from before.
-	var part *uint64
-	for round := range 2 {
-		if err := a.tenure.Rebound(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if bound := a.tenure.Bound(); bound != 4 {
-			t.Errorf("Bound = %d, want 4", bound)
-		}
-		a.wantPast(t, u[0], update.Past{})
-		a.wantPast(t, u[1], update.Past{Settled: true})
-		a.wantPast(t, u[2], update.Past{Attempts: 1, Left: true, Own: true, RequestID: requestID})
-		a.wantPast(t, u[3], update.Past{Settled: true})
-		parts := a.tenure.settled.parts
-		if len(parts) != 1 || round > 0 && &parts[0][0] != part {
-			t.Errorf("%d parts, want one, read once: a reconnect without news reads nothing again", len(parts))
-		}
-		part = &parts[0][0]
-	}
-	mustRelease(t, a.lease)
-	wantInterrupted(t, a.tenure.Rebound(t.Context()), ErrLeaseLost)
-}
-
-// What a reconnect has to read anyway may be news before the one that follows brings it.
-func TestReboundResolvesWhatIsSettled(t *testing.T) {
-	js := setUp(t, topology.Options{})
-	u := waiting(t, js, 1)
-	a := aReplica(t, js, "a")
-	a.sending(t, u[0])
-	a.crash()
-	b := aReplica(t, js, "b")
-	p := b.past(u[0])
-	b.tenure.stop()
-	b.tenure.work.Wait()
-	result(t, js, u[0])
-	if err := b.tenure.Rebound(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	b.wantResolved(t, p)
-	b.wantPast(t, u[0], update.Past{Settled: true})
+	b.wantNotFollowing(t, "everything is forgotten")
 }
 
 func TestTheLedgerOutlivesARestartOfTheServer(t *testing.T) {
+	t.Parallel()
 	server := startRestartable(t)
 	js := connect(t, server.URL())
 	if _, err := topology.Setup(t.Context(), js, topology.Options{}); err != nil {
@@ -340,6 +285,7 @@ func TestTheLedgerOutlivesARestartOfTheServer(t *testing.T) {
 		a.sending(t, u[0])
 		a.sending(t, u[1])
 		server.stop(t)
+		a.tenure.ledger.cfg.Patience = 200 * time.Millisecond // Nothing can go through now.
 		if err := a.tenure.Sending(t.Context(), u[2]); err == nil {
 			t.Error("recorded without a server")
 		}
@@ -363,6 +309,7 @@ func TestTheLedgerOutlivesARestartOfTheServer(t *testing.T) {
 
 // A relay may be denied the removal: it costs the next holder time, nothing else.
 func TestARemovalThatFailsIsOnlyTold(t *testing.T) {
+	t.Parallel()
 	js := connect(t, embeddedtest.Run(t).URL())
 	if _, err := topology.Setup(t.Context(), js, topology.Options{}); err != nil {
 		t.Fatal(err)

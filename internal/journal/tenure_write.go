@@ -33,9 +33,13 @@ func (t *Tenure) Sending(ctx context.Context, rec update.Attempt) error {
 	return t.write(ctx, recordOf(rec, stateSending))
 }
 
+// write keeps a record. A lease that ends meanwhile is told as soon as it is known to; the check that counts is the
+// caller's, after it: asking the clock at each step would cost more than the rest of this.
 func (t *Tenure) write(ctx context.Context, r record) error {
-	if !t.lease.Held() {
+	select {
+	case <-t.lease.Lost():
 		return t.fault(ctx, r.seq, ErrLeaseLost)
+	default:
 	}
 	t.mu.Lock()
 	if o := t.open[r.key]; o != nil {
@@ -49,9 +53,6 @@ func (t *Tenure) write(ctx context.Context, r record) error {
 		t.mu.Lock()
 		t.dropOpenLocked(r.key)
 		t.mu.Unlock()
-	}
-	if !t.lease.Held() {
-		return t.fault(ctx, r.seq, ErrLeaseLost)
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ type Position struct {
 // Position is the end of KEX_RESULTS now. Take it before publishing: whatever becomes of an update published
 // afterwards is told behind it.
 func (r *Results) Position(ctx context.Context) (Position, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := topology.Call(ctx, callTimeout)
 	defer cancel()
 	stream, err := r.open(ctx)
 	if err != nil {
@@ -42,7 +42,7 @@ type Awaited struct {
 	Duplicate bool
 }
 
-// WaitFor gives the settlement of each update, in the order they are settled, and ends when all are. It begins at
+// WaitFor gives the end of each update, its settlement or the event that says that an operator cancelled or erased it, in the order they are settled, and ends when all are. It begins at
 // from, which was taken before they were published, so it may be called after all of them were: none is missed. An
 // update that was acknowledged as a duplicate is also looked for in the duplicate window before from.
 //
@@ -52,11 +52,7 @@ type Awaited struct {
 // An error ends it: ctx's cause, with how many are still open, or why the stream cannot be read.
 func (r *Results) WaitFor(ctx context.Context, from Position, updates []Awaited) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		open, early := make(map[uint64]bool, len(updates)), false
-		for _, u := range updates {
-			open[u.Seq] = open[u.Seq] || u.Duplicate
-			early = early || u.Duplicate
-		}
+		open, early := awaiting(updates)
 		if len(open) == 0 {
 			return
 		}
@@ -66,7 +62,8 @@ func (r *Results) WaitFor(ctx context.Context, from Position, updates []Awaited)
 				return
 			}
 			duplicate, waiting := open[event.Data.UpdateSeq]
-			if !waiting || event.Seq <= from.seq && !duplicate {
+			before := event.Seq <= from.seq && !duplicate
+			if !waiting || before || aboutDeadLetter(event.Data) {
 				continue
 			}
 			delete(open, event.Data.UpdateSeq)
@@ -77,18 +74,33 @@ func (r *Results) WaitFor(ctx context.Context, from Position, updates []Awaited)
 	}
 }
 
-// scan follows the settlements from a position on, or from so early that a duplicate's is among them.
+// awaiting gives the sequences that are waited for, each with whether it is a duplicate's, and whether one is.
+func awaiting(updates []Awaited) (open map[uint64]bool, early bool) {
+	open = make(map[uint64]bool, len(updates))
+	for _, u := range updates {
+		open[u.Seq] = open[u.Seq] || u.Duplicate
+		early = early || u.Duplicate
+	}
+	return open, early
+}
+
+// aboutDeadLetter reports that something became of an update after it had ended as a dead letter.
+func aboutDeadLetter(e EventData) bool {
+	return e.DeadLetterSeq != 0 && (e.Outcome == update.Discarded || e.Outcome == update.Erased)
+}
+
+// scan follows the ends from a position on, or from so early that a duplicate's is among them.
 func (p Position) scan(early bool) Scan {
 	scan := Scan{
 		Stream:  topology.StreamResults,
-		Filters: []string{settledSubject(update.Delivered), settledSubject(update.DeadLettered)},
 		FromSeq: p.seq + 1,
 		Follow:  true,
+	}
+	for _, outcome := range []update.Outcome{update.Delivered, update.DeadLettered, update.Discarded, update.Erased} {
+		scan.Filters = append(scan.Filters, topology.ResultSubject(outcome, "*", "*"))
 	}
 	if early {
 		scan.FromSeq, scan.FromTime = 0, p.at.Add(-duplicateWindow)
 	}
 	return scan
 }
-
-func settledSubject(outcome update.Outcome) string { return topology.ResultSubject(outcome, "*", "*") }

@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 )
 
 func TestWaitForGivesTheSettlementOfEachUpdate(t *testing.T) {
+	t.Parallel()
 	js := setUp(t, topology.Options{})
 	j := newJournal(t, js)
 	settle(t, j, delivered(anUpdate(7))) // Of an earlier stream with the same sequences.
@@ -36,7 +38,7 @@ func TestWaitForGivesTheSettlementOfEachUpdate(t *testing.T) {
 	}
 	outcomes := map[uint64]update.Outcome{}
 	waiting := []Awaited{{Seq: 9}, {Seq: 8}, {Seq: 7}, {Seq: 7}, {Seq: 6}}
-	for event, err := range results.WaitFor(within(t, 20*time.Second), from, waiting) {
+	for event, err := range results.WaitFor(within(t, time.Minute), from, waiting) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -68,7 +70,7 @@ func TestWaitForFindsTheEarlierResultOfADuplicate(t *testing.T) {
 	u.StoredAt = time.Now()
 	settle(t, j, delivered(u))
 	outcomes := map[uint64]update.Outcome{}
-	for event, err := range results.WaitFor(within(t, 20*time.Second), from, []Awaited{{Seq: 3, Duplicate: true}, {Seq: 4}}) {
+	for event, err := range results.WaitFor(within(t, time.Minute), from, []Awaited{{Seq: 3, Duplicate: true}, {Seq: 4}}) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,7 +81,46 @@ func TestWaitForFindsTheEarlierResultOfADuplicate(t *testing.T) {
 	}
 }
 
+// Cancelled or erased before it was sent, an update has no other end; what becomes of a dead letter is no end of it.
+func TestWaitForEndsWithWhatAnOperatorTookBack(t *testing.T) {
+	t.Parallel()
+	js := setUp(t, topology.Options{})
+	j := newJournal(t, js)
+	results := NewResults(js)
+	from, err := results.Position(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tell := func(outcome update.Outcome, updateSeq, deadLetterSeq uint64) {
+		t.Helper()
+		if err := j.Notice(t.Context(), Notice{
+			Outcome: outcome, Key: strconv.FormatUint(updateSeq, 10),
+			Data: EventData{UpdateID: "x", UpdateSeq: updateSeq, DeadLetterSeq: deadLetterSeq, Vorgangsnummer: "1", Kind: update.Comments},
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tell(update.Discarded, 5, 0)
+	tell(update.Erased, 6, 0)
+	tell(update.Discarded, 7, 70)
+	tell(update.Erased, 8, 80)
+	settle(t, j, delivered(anUpdate(7)))
+	settle(t, j, delivered(anUpdate(8)))
+	outcomes := map[uint64]update.Outcome{}
+	for event, err := range results.WaitFor(within(t, time.Minute), from, []Awaited{{Seq: 5}, {Seq: 6}, {Seq: 7}, {Seq: 8}}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		outcomes[event.Data.UpdateSeq] = event.Data.Outcome
+	}
+	want := map[uint64]update.Outcome{5: update.Discarded, 6: update.Erased, 7: update.Delivered, 8: update.Delivered}
+	if diff := cmp.Diff(want, outcomes); diff != "" {
+		t.Errorf("outcomes (-want +got):\n%s", diff)
+	}
+}
+
 func TestWaitForNothingEndsAtOnceAndForTooLongWithHowMany(t *testing.T) {
+	t.Parallel()
 	js := setUp(t, topology.Options{})
 	results := NewResults(js)
 	if got := collect(t, results.WaitFor(t.Context(), Position{}, nil)); got != nil {
