@@ -12,13 +12,18 @@ package kex
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"kexrelay/internal/fault"
+	"kexrelay/internal/update"
 )
 
 // Client talks to the API and its token endpoint. All methods may be used by several goroutines at once.
@@ -41,13 +46,14 @@ type Client struct {
 // of its option; none repeats a secret.
 func New(cfg Config) (*Client, error) {
 	cfg = cfg.withDefaults()
+	trusted := stateOf(cfg.CAFile)
 	ends, err := cfg.validate()
 	if err != nil {
 		return nil, fmt.Errorf("configuring the KEX client: %w", err)
 	}
-	calls := newTransport(ends.roots, cfg.Concurrency+spareConns)
+	calls := newPool(cfg.CAFile, trusted, ends.roots, cfg.Concurrency+spareConns)
 	// The token endpoint has a pool of its own: a token call must not wait for requests that wait for the token.
-	tokenCalls := newTransport(ends.roots, spareConns)
+	tokenCalls := newPool(cfg.CAFile, trusted, ends.roots, spareConns)
 	c := &Client{
 		base:        ends.base,
 		transport:   calls,
@@ -64,6 +70,23 @@ func New(cfg Config) (*Client, error) {
 	}
 	c.http1.Store(ends.base.Scheme == "http")
 	return c, nil
+}
+
+// connections are a transport with connections of its own.
+type connections interface {
+	http.RoundTripper
+	CloseIdleConnections()
+}
+
+// newPool makes a pool that trusts roots and, if they are a file's, what the file says later.
+//
+//nolint:ireturn // It is one of two.
+func newPool(file string, state fileState, roots *x509.CertPool, conns int) connections {
+	transport := newTransport(roots, conns)
+	if file == "" {
+		return transport
+	}
+	return newRenewed(file, state, transport, conns)
 }
 
 // Authorize makes sure that a token is in hand which is good for a while longer than it takes to begin a request.
@@ -84,16 +107,11 @@ func (c *Client) Ping(ctx context.Context, traceID string) error {
 	if traceID == "" {
 		traceID = newTraceID(c.tracePrefix)
 	}
-	header := http.Header{"X-TraceId": {traceID}, "User-Agent": c.userAgent, "Accept": c.mediaType}
-	if t := c.tokens.inHand(ctx); t != nil {
-		header["Authorization"] = t.header
-	}
 	callCtx, cancel := context.WithTimeoutCause(ctx, c.timeout, c.tooLate)
 	defer cancel()
-	req := (&http.Request{Method: http.MethodGet, URL: c.base, Host: c.base.Host, Header: header}).WithContext(callCtx)
-	resp, err := c.transport.RoundTrip(req)
+	resp, err := c.get(callCtx, traceID)
 	if err != nil {
-		return c.unanswered(ctx, callCtx, err, false, c.scrubber(nil))
+		return c.unanswered(ctx, callCtx, err, false, c.scrubber(ctx, update.Request{}))
 	}
 	defer func() { _ = resp.Body.Close() }()
 	answer := readAnswer(resp, cancel)
@@ -101,10 +119,32 @@ func (c *Client) Ping(ctx context.Context, traceID string) error {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		f := classify(resp.StatusCode, resp.Header, time.Now())
 		f.Unknown = false // A ping books nothing.
-		f.Detail = detail(f, resp.Header, answer, c.scrubber(nil))
+		f.Detail = detail(f, resp.Header, answer, c.scrubber(ctx, update.Request{}))
 		return f
 	}
 	return nil
+}
+
+// get asks for {base}. A connection that was kept too long may end under the request, and then it is made again, as
+// another request with a trace ID of its own. By itself net/http would repeat it as it was; the body, which is empty, is
+// there to keep it from that.
+func (c *Client) get(ctx context.Context, traceID string) (*http.Response, error) {
+	for again := 0; ; again++ {
+		header := http.Header{"X-TraceId": {traceID}, "User-Agent": c.userAgent, "Accept": c.mediaType}
+		if t := c.tokens.inHand(ctx); t != nil {
+			header["Authorization"] = t.header
+		}
+		reused := false
+		trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused }}
+		req := (&http.Request{
+			Method: http.MethodGet, URL: c.base, Host: c.base.Host, Header: header, Body: io.NopCloser(strings.NewReader("")),
+		}).WithContext(httptrace.WithClientTrace(ctx, trace))
+		resp, err := c.transport.RoundTrip(req)
+		if err == nil || !reused || again == maxResends || ctx.Err() != nil {
+			return resp, err
+		}
+		traceID = newTraceID(c.tracePrefix)
+	}
 }
 
 // Close ends a token call under way, waits for it and closes idle connections. Afterwards Authorize and Send fail

@@ -43,7 +43,8 @@ type Config struct {
 	ImpersonateSubject, ImpersonateActor string
 	// RequestTimeout bounds one request up to its status line, token calls too. Default 30 s.
 	RequestTimeout time.Duration
-	// CAFile is a PEM file of certificates that are trusted in addition to the system's. KEX_CA_FILE.
+	// CAFile is a PEM file of certificates that are trusted in addition to the system's, read again when it has changed.
+	// KEX_CA_FILE.
 	CAFile string
 	// Concurrency is how many requests may be under way at once: the connection pool is at least as large.
 	// Default 64.

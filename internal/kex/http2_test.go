@@ -248,7 +248,7 @@ func TestHTTP2GivenUp(t *testing.T) {
 		}
 	})
 	t.Run("timed out", func(t *testing.T) {
-		impatient(100*time.Millisecond)(t, c)
+		impatient(time.Second)(t, c)
 		_, err := c.Send(t.Context(), commentsRequest("x"))
 		if got := outcomeOf(err); got != maybe || !strings.Contains(err.Error(), "KEX_REQUEST_TIMEOUT") || requests.Load() != 2 {
 			t.Errorf("got %+v (%v) after %d requests, want %+v after 2", got, err, requests.Load(), maybe)

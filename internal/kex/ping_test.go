@@ -3,6 +3,7 @@ package kex
 import (
 	"bufio"
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -43,6 +44,29 @@ func TestPing(t *testing.T) {
 		c := newTestClient(t, serveRaw(t, func(conn net.Conn) { _, _, _ = readRequest(bufio.NewReader(conn)) }))
 		if got, want := outcomeOf(c.Ping(t.Context(), "")), (outcome{fault.Transient, fault.Outage, false}); got != want {
 			t.Errorf("got %+v, want %+v", got, want)
+		}
+	})
+	t.Run("again on another connection it has another trace ID", func(t *testing.T) {
+		ids := make(chan string, 10)
+		c := newTestClient(t, serveRaw(t, func(conn net.Conn) {
+			r := bufio.NewReader(conn)
+			for n := range 2 {
+				req, _, err := readRequest(r)
+				if err != nil {
+					return
+				}
+				if ids <- req.Header.Get("X-TraceId"); n == 0 { // The second is read and gets no answer.
+					_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+				}
+			}
+		}))
+		for _, id := range []string{"a", "b"} {
+			if err := c.Ping(t.Context(), id); err != nil {
+				t.Errorf("%s: %v", id, err)
+			}
+		}
+		if first, second, third := <-ids, <-ids, <-ids; first != "a" || second != "b" || third == "b" || third == "" {
+			t.Errorf("the trace IDs were %q, %q, %q", first, second, third)
 		}
 	})
 	t.Run("interrupted", func(t *testing.T) {

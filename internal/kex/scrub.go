@@ -1,11 +1,14 @@
 package kex
 
 import (
+	"context"
 	"regexp"
 	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"kexrelay/internal/update"
 )
 
 // redacted stands for what was taken out.
@@ -23,14 +26,19 @@ const redacted = "[redacted]"
 type scrubber struct {
 	secrets []string
 	body    []byte
+	// content is the body of a document by reference. It is not in memory any more. For the text of a dead letter it is
+	// read again, under ctx; for one of a failure that is retried that would cost too much, and nothing is told.
+	content *update.Content
+	reread  bool
+	ctx     context.Context //nolint:containedctx // Scrubbing is far away from the call it belongs to.
 }
 
-// scrubber knows what is secret now: the tokens and the client's secret, and body, what was sent.
-func (c *Client) scrubber(body []byte) *scrubber {
-	return &scrubber{secrets: c.tokens.known(), body: body}
+// scrubber knows what is secret now: the tokens and the client's secret, and what was sent.
+func (c *Client) scrubber(ctx context.Context, r update.Request) *scrubber {
+	return &scrubber{secrets: c.tokens.known(), body: r.Body, content: r.Content, ctx: context.WithoutCancel(ctx)}
 }
 
-// scrub gives text, which clean made, without what was sent.
+// scrub gives text, which clean made, without what was sent; nothing at all if what was sent cannot be read again.
 func (s *scrubber) scrub(text string) string {
 	if text == "" {
 		return ""
@@ -39,7 +47,12 @@ func (s *scrubber) scrub(text string) string {
 	for _, secret := range s.secrets {
 		e.plain(secrets, []byte(secret))
 	}
-	e.body(s.body)
+	switch {
+	case s.content == nil:
+		e.body(s.body)
+	case !s.reread, e.reference(s.ctx, s.content) != nil:
+		return ""
+	}
 	marked := e.marks()
 	mark := func(from, to int) {
 		for i := from; i < to; i++ {

@@ -304,7 +304,7 @@ func FuzzScrub(f *testing.F) {
 	f.Add("%41&amp;\\n100%20Rabatt", "", "...", uint8(1))
 	f.Fuzz(func(t *testing.T, comment, before, after string, way uint8) {
 		if len(comment)+len(before)+len(after) > 1000 {
-			t.SkipNow()
+			return
 		}
 		body, err := json.Marshal([]string{comment})
 		if err != nil {
@@ -337,7 +337,7 @@ func FuzzSent(f *testing.F) {
 	f.Add([]byte{'"', 0xff, '\\', 'u', '1'}, "%f%%41=C3&#x;&#99999999;")
 	f.Fuzz(func(t *testing.T, body []byte, said string) {
 		if len(said) > 2000 {
-			t.SkipNow()
+			return
 		}
 		said = clean([]byte(said))
 		got := (&scrubber{body: body}).scrub(said)

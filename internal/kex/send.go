@@ -2,6 +2,7 @@ package kex
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -47,8 +48,11 @@ func (c *Client) Send(ctx context.Context, r update.Request) (update.Answer, err
 	defer cancel()
 
 	resp, unknown, err := c.post(callCtx, u, r, t)
+	if f, ok := errors.AsType[*fault.Error](err); ok && ctx.Err() == nil && callCtx.Err() == nil {
+		return update.Answer{}, f // The document could not be read.
+	}
 	if err != nil {
-		return update.Answer{}, c.unanswered(ctx, callCtx, err, unknown, c.scrubber(r.Body))
+		return update.Answer{}, c.unanswered(ctx, callCtx, err, unknown, c.scrubber(ctx, r))
 	}
 	f = classify(resp.StatusCode, resp.Header, time.Now())
 	if f == nil {
@@ -58,7 +62,9 @@ func (c *Client) Send(ctx context.Context, r update.Request) (update.Answer, err
 	if f.Reason == fault.Unauthorized {
 		c.tokens.invalidate(t)
 	}
-	f.Detail = detail(f, resp.Header, readAnswer(resp, cancel), c.scrubber(r.Body))
+	s := c.scrubber(ctx, r)
+	s.reread = f.Kind == fault.Permanent
+	f.Detail = detail(f, resp.Header, readAnswer(resp, cancel), s)
 	return update.Answer{}, f
 }
 
@@ -67,10 +73,10 @@ func (c *Client) Send(ctx context.Context, r update.Request) (update.Answer, err
 func (c *Client) post(ctx context.Context, u *url.URL, r update.Request, t *token) (resp *http.Response, unknown bool, err error) {
 	header := c.header(r, t)
 	for resend := 0; ; resend++ {
-		p := newPassage(r.Body, c.http1.Load())
+		p := newPassage(ctx, r, c.http1.Load())
 		req := (&http.Request{
 			Method: http.MethodPost, URL: u, Host: u.Host, Header: header,
-			Body: p.body, ContentLength: int64(len(r.Body)),
+			Body: p.body, ContentLength: p.length,
 		}).WithContext(httptrace.WithClientTrace(ctx, p.trace()))
 		// The transport itself, not an http.Client: that would parse the Location of a redirect and fail on a bad one.
 		resp, err = c.transport.RoundTrip(req)
@@ -79,6 +85,10 @@ func (c *Client) post(ctx context.Context, u *url.URL, r update.Request, t *toke
 				c.http1.Store(http1)
 			}
 			return resp, false, nil
+		}
+		if failure := p.failure(); failure != nil {
+			// The request never became complete, so no server can have booked it.
+			return nil, false, failure
 		}
 		unwritten, excluded := p.unwritten(), p.excluded(err)
 		if (unwritten && p.reused || excluded) && resend < maxResends && ctx.Err() == nil {
@@ -122,7 +132,7 @@ func (c *Client) endpoint(r update.Request) (*url.URL, *fault.Error) {
 		return invalid("the API has no endpoint for this kind of update")
 	case !isVorgangsnummer(r.Vorgangsnummer):
 		return invalid("the Vorgangsnummer must be 1 to 64 letters, digits, - or _")
-	case len(r.Body) == 0:
+	case len(r.Body) == 0 && r.Content == nil:
 		return invalid("the body is empty")
 	case !update.ValidRequestTraceID(r.TraceID):
 		return invalid("the trace ID must be printable ASCII without spaces")

@@ -2,9 +2,16 @@ package kex
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
+	"errors"
+	"io"
+	"slices"
 	"strconv"
+	"time"
 	"unicode/utf8"
+
+	"kexrelay/internal/update"
 )
 
 // sent lets what was sent pass by an echo, glyph by glyph.
@@ -117,6 +124,35 @@ func (e *echo) content(value []byte) {
 		s.text(buf[:n])
 	}
 	s.endValue()
+}
+
+// rereadTime bounds how long a document by reference is read again for the sake of an error text.
+const rereadTime = 2 * time.Second
+
+// reference is a body whose content lies elsewhere: it is read once more. That costs as much as sending it, and only
+// an answer that has something to say is held against it.
+func (e *echo) reference(ctx context.Context, c *update.Content) error {
+	e.body(slices.Concat(c.Before, c.After))
+	ctx, cancel := context.WithTimeout(ctx, rereadTime)
+	defer cancel()
+	source, err := c.Open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = source.Close() }()
+	raw := e.sent(contents) // As base64 it is found too: an echo is compared in what its base64 decodes to.
+	buf := make([]byte, rawPart)
+	for {
+		n, err := io.ReadFull(source, buf)
+		raw.text(buf[:n])
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			raw.endValue()
+			return nil
+		case err != nil:
+			return err
+		}
+	}
 }
 
 // body lets all strings and numbers of a JSON text pass, each by its class, except the names of the members that

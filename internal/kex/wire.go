@@ -2,6 +2,7 @@ package kex
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"net/http/httptrace"
 	"strings"
 	"sync/atomic"
+
+	"kexrelay/internal/update"
 )
 
 // Whether a request without an answer may have been booked depends on whether anything of its body can have left
@@ -100,29 +103,41 @@ func counted(conn net.Conn) *countedConn {
 // passage watches one request on its way out.
 type passage struct {
 	body   io.ReadCloser
+	length int64
 	conn   net.Conn // nil: no connection was found.
 	reused bool
 	before int64 // Writes on the connection before this request.
 }
 
-// newPassage prepares for sending b, to a server that presumably speaks HTTP/1 or HTTP/2. In HTTP/1 the connection
+// newPassage prepares for sending r's body, to a server that presumably speaks HTTP/1 or HTTP/2. In HTTP/1 the connection
 // knows all, and the body is a bytes.Reader: only with that does net/http put header and body into one write (and
 // packet, and TLS record), which saves a fifth of the time of a small request. Neither body has a GetBody, on purpose:
 // net/http would use it to repeat a POST by itself, also after an HTTP/2 PROTOCOL_ERROR, when nobody knows what the
 // server did with the first.
-func newPassage(b []byte, http1 bool) *passage {
-	if http1 {
-		return &passage{body: io.NopCloser(bytes.NewReader(b))}
+func newPassage(ctx context.Context, r update.Request, http1 bool) *passage {
+	switch {
+	case r.Content != nil:
+		return &passage{body: newContentBody(ctx, r.Content), length: r.Content.Length()}
+	case http1:
+		return &passage{body: io.NopCloser(bytes.NewReader(r.Body)), length: int64(len(r.Body))}
 	}
-	return &passage{body: newBody(b)}
+	return &passage{body: newBody(r.Body), length: int64(len(r.Body))}
 }
 
 // begun reports that the body may have been begun.
 func (p *passage) begun() bool {
-	if b, ok := p.body.(*body); ok {
+	if b, ok := p.body.(interface{ begun() bool }); ok {
 		return b.begun()
 	}
 	return p.conn != nil
+}
+
+// failure is why the body could not be given in full, nil if nothing was wrong with it.
+func (p *passage) failure() error {
+	if b, ok := p.body.(*contentBody); ok {
+		return b.failure()
+	}
+	return nil
 }
 
 // trace notes the connection that net/http chose for the request. The hook runs on RoundTrip's own goroutine.

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -16,10 +17,23 @@ import (
 // when it read the record.
 const maxRecordAge = time.Second
 
+// smallBody is up to which size the time of an answer tells how busy the API is, and not how large the document was.
+const smallBody = 64 << 10
+
 // handle brings the head of a lane one attempt further, and settles it if that was its last. stop ends waiting,
 // work ends sending and settling.
 func (r *Relay) handle(stop, work context.Context, pass *hold.Pass, turn *lane.Turn[*item]) {
 	if !r.recall(stop, work, turn) {
+		pass.Leave(hold.Signal{})
+		return
+	}
+	if turn.Item.left && r.finish(stop, work, turn) {
+		pass.Leave(hold.Signal{})
+		return
+	}
+	if !pass.Claim(stop) { // Another replica probes, or the hold is over: back in line.
+		turn.Item.delivery.Release()
+		turn.ReturnFirst()
 		pass.Leave(hold.Signal{})
 		return
 	}
@@ -71,7 +85,11 @@ func (r *Relay) send(stop, work context.Context, pass *hold.Pass, turn *lane.Tur
 		if v.hold != "" {
 			r.deps.Gate.Raise(v.hold, v.wait, detail(a.fault), !a.rows.unknown)
 		}
-		pass.Leave(signal(a.fault, a.sent))
+		said := signal(a.fault, a.sent)
+		if a.sent && len(u.Body) <= smallBody && u.Object == nil {
+			said.Took = a.duration
+		}
+		pass.Leave(said)
 		r.carryOut(work, turn, u, a, v)
 		return
 	}
@@ -81,11 +99,8 @@ func (r *Relay) send(stop, work context.Context, pass *hold.Pass, turn *lane.Tur
 // For an update that former processes may have had, a record precedes the decoding, so that one which kills the
 // decoder is counted too.
 func (r *Relay) open(ctx context.Context, it *item) (*update.Update, error) {
-	m, err := it.delivery.Message(ctx)
+	m, err := r.read(ctx, it)
 	if err != nil {
-		return nil, err
-	}
-	if m.Replay, err = r.deps.Claims.Lookup(ctx, m.Header); err != nil {
 		return nil, err
 	}
 	if !it.opened && it.delivery.Seq() <= it.tenure.Bound() {
@@ -97,7 +112,7 @@ func (r *Relay) open(ctx context.Context, it *item) (*update.Update, error) {
 		}
 	}
 	it.opened = true
-	return update.Decode(m, func() string { return r.traceID(it) })
+	return r.decode(ctx, it, m)
 }
 
 // notOpened ends the turn of an update that could not be read, or that can never be right.
@@ -109,8 +124,7 @@ func (r *Relay) notOpened(work context.Context, turn *lane.Turn[*item], u *updat
 		r.observe(work, u, turn.Item, attempted{fault: f}, v)
 		r.carryOut(work, turn, u, attempted{fault: f}, v)
 	case errors.Is(err, update.ErrRemoved):
-		r.deps.Logger.Warn("update was removed from the stream while it was held",
-			slog.Uint64("update_seq", turn.Item.delivery.Seq()))
+		r.removed(work, turn.Item.delivery.Seq())
 		turn.Item.delivery.Forget()
 		turn.Done()
 	case f.Kind == fault.Interrupted: // Our own stop, or the end of the lease: recall drops it in the second case.
@@ -130,6 +144,7 @@ type attempted struct {
 	// sent reports whether a POST was made.
 	sent     bool
 	status   int
+	at       time.Time
 	duration time.Duration
 	// fault is nil if the request was booked.
 	fault *fault.Error
@@ -146,34 +161,47 @@ func (a *attempted) err() error {
 
 // attempt makes one POST, or says why none was made.
 func (r *Relay) attempt(stop, work context.Context, pass *hold.Pass, it *item, u *update.Update) attempted {
+	free, err := r.room(stop, it, u)
+	if err != nil {
+		return attempted{fault: &fault.Error{Kind: fault.Interrupted, Err: err}}
+	}
+	defer free()
 	if err := r.deps.Sender.Authorize(stop); err != nil {
 		return attempted{fault: fault.Of(err)}
 	}
-	if err := r.limiter.Wait(stop); err != nil {
+	slot, err := r.pace.prepare(stop, func() (bool, [2]<-chan struct{}) { return r.wanted(it.tenure) })
+	if err != nil {
 		return attempted{fault: &fault.Error{Kind: fault.Interrupted, Err: err}}
 	}
+	defer slot.release()
 	p := &it.progress
 	id := u.RequestTraceID(p.attempts + 1)
-	if f := r.record(stop, pass, it, id); f != nil {
+	if f := r.record(stop, pass, it, id, slot); f != nil {
 		return attempted{fault: f}
 	}
 	start := time.Now()
+	slot.release()
 	r.inFlight.Add(1)
-	r.settledDown()
+	r.busy.add(it.tenure, 0, -1)
+	traceparent, answered := u.Traceparent, func(int, *fault.Error) {}
+	if r.deps.Tracer != nil {
+		traceparent, answered = r.deps.Tracer.Attempt(u, id, p.attempts+1)
+	}
 	answer, err := r.deps.Sender.Send(work, update.Request{
 		Vorgangsnummer: u.Vorgangsnummer, Kind: u.Kind,
-		TraceID: id, Traceparent: u.Traceparent, Tracestate: u.Tracestate,
-		Body: u.Body,
+		TraceID: id, Traceparent: traceparent, Tracestate: u.Tracestate,
+		Body: u.Body, Content: r.content(u),
 	})
-	r.unsent.Add(1)
+	r.busy.add(it.tenure, 0, 1)
 	r.inFlight.Add(-1)
-	a := attempted{status: answer.Status, duration: time.Since(start), sent: true, fault: fault.Of(err)}
+	a := attempted{status: answer.Status, at: start, duration: time.Since(start), sent: true, fault: fault.Of(err)}
 	if a.fault != nil {
 		a.status = a.fault.Status
-		if neverLeft(a.fault) {
-			a.sent = false
-			return a
-		}
+	}
+	answered(a.status, a.fault)
+	if a.fault != nil && neverLeft(a.fault) {
+		a.sent = false
+		return a
 	}
 	p.attempts++
 	p.requestID = id
@@ -192,15 +220,21 @@ func neverLeft(f *fault.Error) bool {
 	return f.Kind == fault.Interrupted && !f.Unknown || f.Kind == fault.Permanent && f.Reason == fault.Invalid
 }
 
+// wanted reports whether attempts of a tenure may begin, and what tells that this may have changed.
+func (r *Relay) wanted(t Tenure) (bool, [2]<-chan struct{}) {
+	ended := r.busy.ended.wait()
+	return !lost(t) && !r.busy.hasEnded(t), [2]<-chan struct{}{t.Lost(), ended}
+}
+
 // record writes down that a POST is about to be made, and says why it must not be. Everything before it may have
-// waited long; after it only the checks are left: that the record is young, that nothing was raised, and that the
-// right to send is still ours. A successor that found the record waits for us; one that did not must have come
-// later than the lease allows.
-func (r *Relay) record(stop context.Context, pass *hold.Pass, it *item, requestID string) *fault.Error {
+// waited long; after it are left a moment's wait, so that the request keeps its distance from the one before, and the
+// checks: that the record is young, that nothing was raised, and that the right to send is still ours. A successor that
+// found the record waits for us; one that did not must have come later than the lease allows.
+func (r *Relay) record(stop context.Context, pass *hold.Pass, it *item, requestID string, slot *paced) *fault.Error {
 	interrupted := func(why string) *fault.Error {
 		return &fault.Error{Kind: fault.Interrupted, Detail: "not sent: " + why}
 	}
-	if !pass.MayStart() || stop.Err() != nil {
+	if !pass.MayStart() || r.paused(it) || stop.Err() != nil || r.busy.hasEnded(it.tenure) {
 		return interrupted("sending was held or stopped before the request")
 	}
 	attempts := it.progress.attempts
@@ -212,9 +246,15 @@ func (r *Relay) record(stop context.Context, pass *hold.Pass, it *item, requestI
 	if err != nil {
 		return interrupted("the ledger was not written")
 	}
+	if wanted, unwanted := r.wanted(it.tenure); !wanted || !pass.Place(stop, unwanted) {
+		return interrupted("sending was held or stopped before the request")
+	}
+	if err := slot.start(stop); err != nil {
+		return interrupted("sending was stopped before the request")
+	}
 	switch {
 	case time.Since(written) > maxRecordAge, refused:
-	case !pass.MayStart(), stop.Err() != nil, !it.tenure.Held():
+	case !pass.MayStart(), r.paused(it), stop.Err() != nil, r.busy.hasEnded(it.tenure), !it.tenure.Held():
 	default:
 		return nil
 	}
@@ -227,9 +267,12 @@ func (r *Relay) decide(it *item, u *update.Update, a *attempted, renewed bool) v
 	c := circumstances{sent: a.sent, renewed: renewed}
 	if a.sent {
 		unknown := f != nil && f.Unknown
-		a.rows = r.answers.record(u.Vorgangsnummer, signal(f, true).Kind, f == nil, unknown, r.lanes.Stats().Lanes, now)
+		a.rows = r.answers.record(u.Vorgangsnummer, signal(f, true).Kind, f == nil, unknown, r.movable(), now)
 	}
 	if f != nil {
+		if a.sent {
+			p.answered(a)
+		}
 		c.rows = a.rows
 		c.held = r.deps.Gate.Held(heldFor(f))
 		if f.Kind == fault.Throttled {
@@ -241,7 +284,7 @@ func (r *Relay) decide(it *item, u *update.Update, a *attempted, renewed bool) v
 				since = now
 			}
 			c.othersWork = r.answers.othersWorkSince(u.Vorgangsnummer, since)
-			p.failed(now, r.deps.Gate.HeldFor(), c.othersWork)
+			p.failed(now, r.deps.Gate.HeldFor()+r.deps.Gate.KindHeldFor(string(it.kind)), c.othersWork)
 		}
 		c.unknowns, c.throttles, c.spent = p.unknowns, p.throttles, p.spent
 	}
@@ -261,13 +304,15 @@ func (r *Relay) carryOut(work context.Context, turn *lane.Turn[*item], u *update
 	it := turn.Item
 	switch v.action {
 	case deliver:
-		r.settle(work, turn, r.settlement(it, u, a, update.Delivered, ""))
+		r.deliver(work, turn, r.settlement(it, u, a, update.Delivered, ""))
 	case deadLetter:
 		r.settle(work, turn, r.settlement(it, u, a, update.DeadLettered, v.reason))
 	case retry:
+		it.tell()
 		it.delivery.Park()
 		turn.Retry(max(it.progress.delay(r.cfg.RetryInitial, r.cfg.RetryMaxInterval), v.wait))
 	case keep:
+		it.tell()
 		it.delivery.Park()
 		turn.Return()
 	case leave, repeat:
@@ -284,6 +329,12 @@ func (r *Relay) settlement(it *item, u *update.Update, a attempted, outcome upda
 		Attempts: p.attempts, RequestID: p.requestID, FirstAttemptAt: p.firstAttemptAt,
 		SettledAt: time.Now(),
 	}
+	if p.attempts > 1 {
+		if a.sent {
+			p.answered(&a)
+		}
+		s.Answers = p.answers
+	}
 	earlier := p.unknowns
 	if a.fault != nil {
 		s.Detail = detail(a.fault)
@@ -291,7 +342,12 @@ func (r *Relay) settlement(it *item, u *update.Update, a attempted, outcome upda
 			earlier-- // its own unknown outcome is the reason, not a possible duplicate
 		}
 	}
-	s.PossibleDuplicate = earlier > 0
+	if reason == fault.Exhausted {
+		s.Detail = fmt.Sprintf("retried for %s (KEXRELAY_RETRY_BUDGET) while others got through; the last answer: %s", r.cfg.RetryBudget, s.Detail)
+	}
+	replayed := u.Replay != nil && u.Replay.MayBeBooked
+	s.PossibleDuplicate = earlier > 0 || replayed
+	s.MayBeBooked = outcome == update.DeadLettered && (p.unknowns > 0 || replayed)
 	return s
 }
 

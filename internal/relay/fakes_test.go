@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -25,9 +26,12 @@ type fakeDelivery struct {
 	header  map[string][]string
 	body    string
 	removed bool
+	// refuse, if not nil, is why the body cannot be read now.
+	refuse func() error
 
 	mu     sync.Mutex
 	reads  int
+	inUse  bool
 	parked int
 	acked  chan struct{}
 }
@@ -42,14 +46,27 @@ func comments(seq uint64, vorgang string) *fakeDelivery {
 func (d *fakeDelivery) Subject() string { return d.subject }
 func (d *fakeDelivery) Seq() uint64     { return d.seq }
 func (d *fakeDelivery) Forget()         { close(d.acked) }
-func (d *fakeDelivery) Release()        {}
 
 func (d *fakeDelivery) StoredAt() time.Time { return time.Unix(1, 0) }
 
 func (d *fakeDelivery) Park() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.inUse = false
 	d.parked++
+}
+
+func (d *fakeDelivery) Release() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.inUse = false
+}
+
+// released reports whether its body is in memory for nobody.
+func (d *fakeDelivery) released() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.inUse
 }
 
 func (d *fakeDelivery) Ack(context.Context) error {
@@ -61,8 +78,14 @@ func (d *fakeDelivery) Message(context.Context) (update.Message, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.reads++
+	d.inUse = true
 	if d.removed {
 		return update.Message{}, fmt.Errorf("reading update %d: %w", d.seq, update.ErrRemoved)
+	}
+	if d.refuse != nil {
+		if err := d.refuse(); err != nil {
+			return update.Message{}, err
+		}
 	}
 	return update.Message{
 		Subject: d.subject, Header: d.header, Body: []byte(d.body), Seq: d.seq, StoredAt: time.Unix(1, 0),
@@ -144,9 +167,19 @@ func (a *fakeAPI) requests() []sentRequest {
 // fakeJournal keeps settlements.
 type fakeJournal struct {
 	refuse func(s *update.Settlement) error
+	// unfinished is what a former process wrote half of, by the update's sequence.
+	unfinished map[uint64]*update.Settlement
 
 	mu      sync.Mutex
 	settled []*update.Settlement
+}
+
+func (j *fakeJournal) Unfinished(_ context.Context, u *update.Update) (*update.Settlement, error) {
+	if s := j.unfinished[u.Seq]; s != nil {
+		s.Update = u
+		return s, nil
+	}
+	return nil, nil
 }
 
 func (j *fakeJournal) Settle(_ context.Context, s *update.Settlement) error {
@@ -159,6 +192,12 @@ func (j *fakeJournal) Settle(_ context.Context, s *update.Settlement) error {
 	}
 	j.settled = append(j.settled, s)
 	return nil
+}
+
+// Begin refuses what Settle would, and says so from another goroutine.
+func (j *fakeJournal) Begin(s *update.Settlement, done func(error)) bool {
+	go func() { done(j.Settle(context.Background(), s)) }()
+	return true
 }
 
 func (j *fakeJournal) all() []*update.Settlement {
@@ -221,14 +260,31 @@ func (f *fakeTenure) Past(seq uint64, _ time.Time) update.Past {
 	return f.past(seq)
 }
 
-func (f *fakeTenure) note(what string, a update.Attempt) error {
+// Known is what was noted last, or the past that the test tells of.
+func (f *fakeTenure) Known(seq uint64, at time.Time) update.Past {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.refuse != nil {
-		if err := f.refuse(); err != nil {
+	for _, e := range slices.Backward(f.entries) {
+		if e.Seq == seq && e.what != "settled" {
+			return update.Past{Attempts: e.Attempts, Unknowns: e.Unknowns, RequestID: e.RequestID, Left: e.what == "sending"}
+		} else if e.Seq == seq {
+			return update.Past{}
+		}
+	}
+	return f.Past(seq, at)
+}
+
+func (f *fakeTenure) note(what string, a update.Attempt) error {
+	f.mu.Lock()
+	refuse := f.refuse
+	f.mu.Unlock()
+	if refuse != nil {
+		if err := refuse(); err != nil { // It may take its time.
 			return err
 		}
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.entries = append(f.entries, ledgerLine{what, a})
 	return nil
 }
@@ -261,8 +317,9 @@ func (noClaims) Lookup(context.Context, map[string][]string) (*update.Replay, er
 
 type noObserver struct{}
 
-func (noObserver) Attempt(update.Kind, error, time.Duration)         {}
-func (noObserver) Settled(update.Kind, update.Outcome, fault.Reason) {}
+func (noObserver) Attempt(update.Kind, error, time.Duration) {}
+func (noObserver) Settled(*update.Settlement)                {}
+func (noObserver) Discarded(update.Kind)                     {}
 
 // bench is a relay and what surrounds it.
 type bench struct {
@@ -281,6 +338,15 @@ func (b *bench) Accept(d *fakeDelivery) { b.Relay.Accept(d, b.tenure) }
 // start runs a relay in the current bubble until the test ends.
 func start(t *testing.T, api *fakeAPI, change func(*Config)) *bench {
 	t.Helper()
+	journal := &fakeJournal{}
+	b := startWith(t, api, journal, change)
+	b.journal = journal
+	return b
+}
+
+// startWith is start with another journal.
+func startWith(t *testing.T, api *fakeAPI, journal Journal, change func(*Config)) *bench {
+	t.Helper()
 	cfg := Config{
 		Concurrency: 8, RetryInitial: 500 * time.Millisecond, RetryMaxInterval: time.Minute,
 		RetryBudget: 15 * time.Minute, ShutdownTimeout: 35 * time.Second, RequestTimeout: 30 * time.Second, TracePrefix: "kxr",
@@ -290,11 +356,11 @@ func start(t *testing.T, api *fakeAPI, change func(*Config)) *bench {
 	}
 	logger := slog.New(slog.DiscardHandler)
 	b := &bench{
-		api: api, journal: &fakeJournal{}, tenure: newTenure(), done: make(chan struct{}),
+		api: api, tenure: newTenure(), done: make(chan struct{}),
 		gate: hold.New(hold.Config{Limit: cfg.Concurrency, Initial: cfg.RetryInitial, MaxInterval: cfg.RetryMaxInterval, Logger: logger}),
 	}
 	b.Relay = New(cfg, Deps{
-		Sender: api, Journal: b.journal, Claims: noClaims{}, Observer: noObserver{}, Gate: b.gate, Logger: logger,
+		Sender: api, Journal: journal, Claims: noClaims{}, Observer: noObserver{}, Gate: b.gate, Logger: logger,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	b.stop = cancel

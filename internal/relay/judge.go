@@ -147,6 +147,9 @@ func signal(f *fault.Error, sent bool) hold.Signal {
 	if f == nil {
 		return hold.Signal{Kind: hold.Works}
 	}
+	if f.Reason == fault.ObjectMissing || f.Reason == fault.Storage {
+		return hold.Signal{} // The document could not be read: the API was not asked to the end.
+	}
 	switch f.Kind {
 	case fault.Interrupted:
 		return hold.Signal{}

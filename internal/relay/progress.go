@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+
+	"kexrelay/internal/update"
 )
 
 // progress is what was tried for one update so far in this process.
@@ -16,6 +18,8 @@ type progress struct {
 	unknowns, throttles int
 	// crashes counts the processes that died with it.
 	crashes int
+	// answers are those that settled nothing. An update that is delivered at once has none.
+	answers update.Answers
 
 	firstFailureAt, lastFailureAt time.Time
 	heldAtFailure                 time.Duration
@@ -32,6 +36,17 @@ func (p *progress) failed(now time.Time, held time.Duration, othersWork bool) {
 		p.spent += max(0, now.Sub(p.lastFailureAt)-(held-p.heldAtFailure))
 	}
 	p.lastFailureAt, p.heldAtFailure = now, held
+}
+
+// answered keeps what the last request came to.
+func (p *progress) answered(a *attempted) {
+	answer := update.PastAnswer{
+		Attempt: p.attempts, RequestID: p.requestID, At: a.at, DurationMs: a.duration.Milliseconds(), Status: a.status,
+	}
+	if a.fault != nil {
+		answer.Reason, answer.Unknown = a.fault.Reason, a.fault.Unknown
+	}
+	p.answers = p.answers.With(answer)
 }
 
 // delay is the wait before the next attempt: exponential with jitter, see retryDelays.

@@ -31,9 +31,12 @@ func (r *Relay) recall(stop, work context.Context, turn *lane.Turn[*item]) bool 
 		turn.Done()
 		return false
 	}
-	if !it.tenure.Held() { // Not renewed in time, and perhaps lost: a moment, and it is one or the other.
+	if r.busy.hasEnded(it.tenure) { // Being handed over: a moment, and it is lost.
 		it.delivery.Release()
 		turn.Retry(leaseMoment)
+		return false
+	}
+	if r.withdrawnTurn(work, turn) {
 		return false
 	}
 	if it.recalled || it.delivery.Seq() > it.tenure.Bound() {
@@ -55,11 +58,46 @@ func (r *Relay) recall(stop, work context.Context, turn *lane.Turn[*item]) bool 
 	p := &it.progress
 	p.attempts, p.unknowns, p.crashes = past.Attempts, past.Unknowns, past.Crashes
 	it.crashed = (past.Left || past.Opened) && !past.Own
+	it.left = past.Left
 	if past.Left {
 		p.unknowns++ // Nobody said how it ended, and now nobody will.
 		r.deps.Logger.Warn("update was being sent by a process that is gone; it may have been booked",
 			slog.Uint64("update_seq", it.delivery.Seq()), slog.Int("attempts", p.attempts), slog.Int("crashes", p.crashes))
 	}
+	return true
+}
+
+// finish settles an update as the process that was sending it had decided, if that had written the dead letter and not
+// the result. It reports whether the turn has ended.
+func (r *Relay) finish(stop, work context.Context, turn *lane.Turn[*item]) bool {
+	it := turn.Item
+	m, err := r.read(stop, it)
+	if err != nil {
+		r.notOpened(work, turn, nil, err)
+		return true
+	}
+	u, invalid := update.Envelope(m, func() string { return r.traceID(it) })
+	if invalid != nil {
+		it.left = false // Never sent, and a dead letter in any case.
+		return false
+	}
+	var s *update.Settlement
+	_, err = r.persist(stop, func(ctx context.Context) (err error) {
+		s, err = r.deps.Journal.Unfinished(ctx, u)
+		return err
+	})
+	switch {
+	case err != nil:
+		r.notOpened(work, turn, nil, err)
+		return true
+	case s == nil:
+		it.left = false
+		return false
+	}
+	r.traced(it, u)
+	r.deps.Logger.Warn("a process that is gone has made a dead letter of the update and not told of it; it is told now",
+		append(identity(u), slog.String("reason", string(s.Reason)), slog.Uint64("dead_letter", s.DeadLetterSeq))...)
+	r.settle(work, turn, s)
 	return true
 }
 
@@ -139,16 +177,13 @@ func (r *Relay) handleSpent(stop, work context.Context, pass *hold.Pass, turn *l
 // giveUp makes a dead letter of an update without looking at its body again.
 func (r *Relay) giveUp(stop, work context.Context, turn *lane.Turn[*item], f *fault.Error) {
 	it := turn.Item
-	m, err := it.delivery.Message(stop)
+	m, err := r.read(stop, it)
 	if err != nil {
 		r.notOpened(work, turn, nil, err)
 		return
 	}
-	if m.Replay, err = r.deps.Claims.Lookup(stop, m.Header); err != nil {
-		r.notOpened(work, turn, nil, err)
-		return
-	}
 	u, err := update.Envelope(m, func() string { return r.traceID(it) })
+	r.traced(it, u)
 	if err != nil { // It would not even have been sent.
 		f = fault.Of(err)
 	}

@@ -108,6 +108,34 @@ func TestSettledUpdateIsOnlyAcked(t *testing.T) {
 	})
 }
 
+// A process that died between a dead letter and its result had decided: sent again, the update could be delivered and
+// lie among the dead letters as well.
+func TestWhatAProcessHalfSettledIsSettledAsItHadDecided(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, &fakeAPI{}, nil)
+		b.journal.unfinished = map[uint64]*update.Settlement{
+			1: {Outcome: update.DeadLettered, Reason: fault.BadRequest, DeadLetterSeq: 210},
+		}
+		b.inherit(2, func(uint64) update.Past { return update.Past{Left: true, Attempts: 1, Crashes: 1, Until: time.Now()} })
+		half, whole := comments(1, "1"), comments(2, "2")
+		b.Accept(half)
+		b.Accept(whole)
+		<-half.acked
+		<-whole.acked
+		if n := len(b.api.requests()); n != 1 {
+			t.Errorf("%d requests, want the one of the update nobody had decided about", n)
+		}
+		for _, s := range b.journal.all() {
+			if s.Update.Seq == 1 && (s.Outcome != update.DeadLettered || s.DeadLetterSeq != 210) {
+				t.Errorf("settled %+v", s)
+			}
+		}
+		if n := len(b.journal.all()); n != 2 {
+			t.Errorf("%d settled, want 2", n)
+		}
+	})
+}
+
 func TestUpdateLeftByAnotherProcess(t *testing.T) {
 	for name, test := range map[string]struct {
 		park     bool

@@ -6,7 +6,7 @@
 //	work    a worker passes the gate (hold), then takes the head of a lane
 //	recall  what former processes left about it: settled already, being sent, given up while decoding
 //	open    the body is read and decoded; what can never be right is settled without a call
-//	attempt token, rate, gate once more, the ledger's record, the lease, then one POST
+//	attempt token, rate, gate once more, the ledger's record, a place in flight, the lease, then one POST
 //	judge   the one function that decides what becomes of the answer
 //	settle  dead letter, result event, then the ack: only now does the update leave the stream
 //
@@ -27,8 +27,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"kexrelay/internal/fault"
 	"kexrelay/internal/hold"
@@ -68,6 +66,8 @@ type Tenure interface {
 	Bound() uint64
 	// Past tells what former holders left about an update.
 	Past(seq uint64, storedAt time.Time) update.Past
+	// Known is Past, also of what this tenure itself has sent and not settled.
+	Known(seq uint64, storedAt time.Time) update.Past
 	// Opening and Sending write the record before decoding and before a POST, and return when it is kept.
 	Opening(ctx context.Context, a update.Attempt) error
 	Sending(ctx context.Context, a update.Attempt) error
@@ -90,6 +90,12 @@ type Sender interface {
 // Journal writes settlements down, idempotently.
 type Journal interface {
 	Settle(ctx context.Context, s *update.Settlement) error
+	// Begin is Settle for the usual case without the wait: done hears, once, whether it is written down, from a
+	// goroutine that must not be kept waiting. After an error, or if it returns false, which means that done hears
+	// nothing, Settle is to be called.
+	Begin(s *update.Settlement, done func(error)) bool
+	// Unfinished is the settlement of an update whose dead letter is there without its result, nil if none is.
+	Unfinished(ctx context.Context, u *update.Update) (*update.Settlement, error)
 }
 
 // Claims tells replays from updates that only look like one.
@@ -101,14 +107,17 @@ type Claims interface {
 type Observer interface {
 	// Attempt is one POST and how it ended, nil if it was booked.
 	Attempt(kind update.Kind, err error, took time.Duration)
-	Settled(kind update.Kind, outcome update.Outcome, reason fault.Reason)
+	// Settled is one update whose end is written down.
+	Settled(s *update.Settlement)
+	// Discarded is one update that was taken back before it was sent.
+	Discarded(kind update.Kind)
 }
 
 // Config is what the pipeline is set to.
 type Config struct {
-	// Concurrency is how many updates are worked on at once.
+	// Concurrency is how many requests are made at once, at most. Up to as many updates more are being prepared.
 	Concurrency int
-	// Rate is the most requests per second, 0 for no limit.
+	// Rate is the most requests per second, 0 for no limit; see SetRate.
 	Rate float64
 	// RetryInitial and RetryMaxInterval bound the delays between two attempts of an update.
 	RetryInitial, RetryMaxInterval time.Duration
@@ -126,12 +135,17 @@ type Config struct {
 
 // Deps is what the pipeline works with.
 type Deps struct {
-	Sender   Sender
-	Journal  Journal
-	Claims   Claims
-	Observer Observer
-	Gate     *hold.Gate
-	Logger   *slog.Logger
+	Sender  Sender
+	Journal Journal
+	Claims  Claims
+	// Documents are asked for what updates carry by reference.
+	Documents Documents
+	Memory    Memory
+	Observer  Observer
+	// Tracer, if not nil, shows updates in traces.
+	Tracer Tracer
+	Gate   *hold.Gate
+	Logger *slog.Logger
 	// OnReady, if not nil, hears how many lanes could be worked on at once: intake pauses while there are enough.
 	OnReady func(ready int)
 }
@@ -142,7 +156,7 @@ type Relay struct {
 	deps     Deps
 	lanes    *lane.Lanes[*item]
 	answers  answers
-	limiter  *rate.Limiter
+	pace     *pacer
 	inFlight atomic.Int64
 	fresh    atomic.Bool   // the next probe is to be the newest lane's
 	probes   atomic.Uint64 // alternates between the lane that waits longest and the newest
@@ -151,53 +165,73 @@ type Relay struct {
 	works    broadcast     // a write that storage had refused got through
 	single   single        // those that a crash interrupted are sent one at a time
 	waits    sync.WaitGroup
-
-	// unsent counts workers that may still write to the ledger without having sent anything: see Quiet.
-	unsent atomic.Int64
-	quiet  chan struct{}
+	removals removals
+	busy     *busy
+	settling atomic.Int64 // settlements that no worker waits for
+	// withdrawn are updates that an operator takes back, or has taken back.
+	withdrawn withdrawals
 }
 
 // item is one update in its lane: what must be known of it even while its body is not in memory.
 type item struct {
 	delivery Delivery
 	tenure   Tenure
+	kind     update.Kind
 	progress progress
+	// told is what may be shown of its progress while a worker has it.
+	told atomic.Pointer[update.Answers]
 	// recalled is set once what former processes left was taken over; crashed marks one that they died with.
 	recalled, crashed bool
+	// left is set until it was looked for what the process that was sending it may have decided.
+	left bool
 	// opened is set once the record before decoding was written; spent once no repeat is left after unknown outcomes.
 	opened, spent bool
+	// memory is what reading its object takes.
+	memory int64
+	// trace is where its trace goes on in this process, empty until that began.
+	trace string
 }
 
 // New makes a pipeline. Run starts it.
 func New(cfg Config, deps Deps) *Relay {
-	limit := rate.Inf
-	if cfg.Rate > 0 {
-		limit = rate.Limit(cfg.Rate)
-	}
-	return &Relay{
-		quiet: make(chan struct{}, 1),
+	r := &Relay{
 		cfg:   cfg,
 		deps:  deps,
 		lanes: lane.New[*item](deps.OnReady),
-		// A burst of one: requests are spread, no second of any length sees more than the rate plus one.
-		limiter: rate.NewLimiter(limit, 1),
+		pace:  newPacer(cfg.Rate),
+		busy:  newBusy(),
 	}
+	deps.Gate.OnKinds(r.lanes.Resume) // Those that are paused still are held again in their turn.
+	return r
 }
+
+// SetRate changes the most requests per second, 0 for no limit. Requests keep 8 % more distance than that asks for, so
+// that no second sees more of them, whenever it begins.
+func (r *Relay) SetRate(perSecond float64) { r.pace.set(perSecond) }
+
+// Pause lets no request start for a while, if there is a rate.
+func (r *Relay) Pause(d time.Duration) { r.pace.pause(d) }
 
 // Accept takes an update over from the queue and returns at once. Updates of one Vorgang must come in stream order.
 func (r *Relay) Accept(d Delivery, t Tenure) {
-	key, _, err := update.ParseSubject(d.Subject())
-	if err != nil {
-		// No Vorgang, so no order to keep: such an update waits for nobody.
-		key = update.NoVorgangsnummer + strconv.FormatUint(d.Seq(), 10)
-	}
-	r.lanes.Add(key, &item{delivery: d, tenure: t})
+	key, kind := laneOf(d.Subject(), d.Seq())
+	r.lanes.Add(key, &item{delivery: d, tenure: t, kind: kind})
 	// An outage that only a few Vorgänge show may be theirs alone. One more can tell, and must not wait for the pace
 	// of their probes.
 	if r.deps.Gate.Held(fault.Outage) && r.answers.narrow(key) {
 		r.fresh.Store(true)
 		r.deps.Gate.ProbeNow(fault.Outage)
 	}
+}
+
+// laneOf is the key of an update's lane: its Vorgang.
+func laneOf(subject string, seq uint64) (key string, kind update.Kind) {
+	key, kind, err := update.ParseSubject(subject)
+	if err != nil {
+		// No Vorgang, so no order to keep: such an update waits for nobody.
+		key = update.NoVorgangsnummer + strconv.FormatUint(seq, 10)
+	}
+	return key, kind
 }
 
 // Run works until stop ends, then lets what is being sent finish and settle within the shutdown timeout. It returns
@@ -212,7 +246,7 @@ func (r *Relay) Run(stop context.Context) {
 	defer unwatch()
 
 	var workers sync.WaitGroup
-	for range r.cfg.Concurrency {
+	for range 2 * r.cfg.Concurrency { // The gate bounds how many of them send, and how many prepare what is sent next.
 		workers.Go(func() { r.work(stop, work) })
 	}
 	workers.Wait()
@@ -240,33 +274,15 @@ func (r *Relay) work(stop, work context.Context) {
 			pass.Leave(hold.Signal{})
 			continue
 		}
-		r.unsent.Add(1)
-		r.handle(stop, work, pass, turn)
-		r.settledDown()
-	}
-}
-
-// settledDown says that a worker has nothing unsent in hand any more.
-func (r *Relay) settledDown() {
-	if r.unsent.Add(-1) > 0 {
-		return
-	}
-	select {
-	case r.quiet <- struct{}{}:
-	default:
-	}
-}
-
-// Quiet waits, after the stop, until no worker is between taking an update and sending it, or until ctx ends. What
-// remains is being sent or settled; whatever was only prepared has been taken back in the ledger. A lease should be
-// handed over after it: a successor then has to wait for nothing but real requests.
-func (r *Relay) Quiet(ctx context.Context) {
-	for r.unsent.Load() > 0 {
-		select {
-		case <-r.quiet:
-		case <-ctx.Done():
-			return
+		if r.paused(turn.Item) {
+			r.hold(turn)
+			pass.Leave(hold.Signal{})
+			continue
 		}
+		t := turn.Item.tenure
+		r.busy.add(t, 1, 1)
+		r.handle(stop, work, pass, turn)
+		r.busy.add(t, -1, -1)
 	}
 }
 

@@ -3,6 +3,7 @@ package relay
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -147,7 +148,8 @@ func TestRetryBudgetEndsOnlyWhileOthersSucceed(t *testing.T) {
 		}
 		s := b.journal.all()
 		last := s[len(s)-1]
-		if last.Outcome != update.DeadLettered || last.Reason != fault.Exhausted || last.Status != 500 {
+		if last.Outcome != update.DeadLettered || last.Reason != fault.Exhausted || last.Status != 500 ||
+			!strings.Contains(last.Detail, "while others got through; the last answer: ") {
 			t.Errorf("settlement %+v, want a dead letter exhausted", last)
 		}
 		if took := time.Since(begin); took < 10*time.Minute || took > 12*time.Minute {

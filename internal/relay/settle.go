@@ -6,18 +6,56 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
+
 	"kexrelay/internal/fault"
 	"kexrelay/internal/lane"
 	"kexrelay/internal/update"
 )
 
-// settle writes down how an update ended, then acks it and lets its lane go on. The order is the promise: an update
-// leaves the stream only after the server has confirmed its result, and a dead letter comes before the result that
-// tells of it. While NATS refuses, the publish is repeated (never the POST) and everything else is held.
+// deliver settles a delivered update without keeping its worker: what follows the result's PubAck is done where that is
+// read. As many settlements as there are workers may be open so; beyond that, workers wait for their own, so that
+// requests never run ahead of what is written down.
+func (r *Relay) deliver(ctx context.Context, turn *lane.Turn[*item], s *update.Settlement) {
+	it := turn.Item
+	over := func() {
+		r.busy.add(it.tenure, -1, 0)
+		r.settling.Add(-1)
+		r.waits.Done()
+	}
+	r.waits.Add(1)
+	r.busy.add(it.tenure, 1, 0)
+	begun := r.settling.Add(1) <= int64(r.cfg.Concurrency) && s.Update.Object == nil &&
+		r.deps.Journal.Begin(s, func(err error) {
+			if err == nil {
+				r.settled(ctx, turn, s)
+				over()
+				return
+			}
+			go func() {
+				defer over()
+				r.writeDown(ctx, turn, s)
+			}()
+		})
+	if !begun {
+		over()
+		r.settle(ctx, turn, s)
+	}
+}
+
+// settle writes down how an update ended, then acks it and lets its lane go on.
 func (r *Relay) settle(ctx context.Context, turn *lane.Turn[*item], s *update.Settlement) {
 	it := turn.Item
-	r.settledDown() // What is being settled may take long, and holds up no hand-over.
-	defer r.unsent.Add(1)
+	r.busy.add(it.tenure, 0, -1) // What is being settled may take long, and holds up no hand-over.
+	defer r.busy.add(it.tenure, 0, 1)
+	r.writeDown(ctx, turn, s)
+}
+
+// writeDown settles with patience. The order is the promise: an update leaves the stream only after the server has
+// confirmed its result, and a dead letter comes before the result that tells of it. While NATS refuses, the publish is
+// repeated (never the POST) and everything else is held.
+func (r *Relay) writeDown(ctx context.Context, turn *lane.Turn[*item], s *update.Settlement) {
+	it := turn.Item
 	if _, err := r.persist(ctx, func(ctx context.Context) error { return r.deps.Journal.Settle(ctx, s) }); err != nil {
 		r.deps.Logger.Error("update was not settled before the stop; it stays in the stream and is looked into at the next start",
 			append(identity(s.Update), slog.Any("error", err))...)
@@ -25,9 +63,19 @@ func (r *Relay) settle(ctx context.Context, turn *lane.Turn[*item], s *update.Se
 		turn.ReturnFirst()
 		return
 	}
+	r.settled(ctx, turn, s)
+}
+
+// settled ends the turn of an update whose result is confirmed.
+func (r *Relay) settled(ctx context.Context, turn *lane.Turn[*item], s *update.Settlement) {
+	it := turn.Item
 	it.tenure.Settled(it.delivery.Seq(), it.delivery.StoredAt())
 	r.acknowledge(ctx, it)
-	r.deps.Observer.Settled(s.Update.Kind, s.Outcome, s.Reason)
+	r.removeObject(ctx, s)
+	r.deps.Observer.Settled(s)
+	if r.deps.Tracer != nil {
+		r.deps.Tracer.Settled(s)
+	}
 	turn.Done()
 }
 
@@ -43,7 +91,7 @@ func (r *Relay) acknowledge(ctx context.Context, it *item) {
 // persist writes something down, repeating it while NATS refuses: meanwhile sending is held for everybody. refused
 // reports that it had to be repeated. The error means that ctx ended first.
 func (r *Relay) persist(ctx context.Context, write func(context.Context) error) (refused bool, err error) {
-	delays := retryDelays(r.cfg.RetryInitial, r.cfg.RetryMaxInterval)
+	var delays *backoff.ExponentialBackOff // Made when the first is needed.
 	for {
 		err := write(ctx)
 		if err == nil {
@@ -51,14 +99,16 @@ func (r *Relay) persist(ctx context.Context, write func(context.Context) error) 
 		}
 		f := fault.Of(err)
 		if f.Kind == fault.Interrupted || ctx.Err() != nil {
-			if refused {
-				r.stuck.Add(-1)
+			if refused && r.stuck.Add(-1) == 0 {
+				// Whoever writes next finds out for himself; with nobody waiting any more, nobody would.
+				r.deps.Gate.Clear(fault.Storage)
 			}
 			return refused, err
 		}
 		if !refused {
 			refused = true
 			r.stuck.Add(1)
+			delays = retryDelays(r.cfg.RetryInitial, r.cfg.RetryMaxInterval)
 		}
 		works := r.works.wait()
 		r.deps.Gate.Raise(fault.Storage, 0, detail(f), true)
@@ -124,7 +174,9 @@ func (r *Relay) observe(ctx context.Context, u *update.Update, it *item, a attem
 	if !r.deps.Logger.Enabled(ctx, level) {
 		return
 	}
-	attrs := append(identity(u),
+	var space [15]slog.Attr // Once per update: nothing is boxed, nothing allocated.
+	attrs := append(space[:0], identityAttrs(u)...)
+	attrs = append(attrs,
 		slog.Int("attempt", it.progress.attempts), slog.Bool("sent", a.sent),
 		slog.String("request_id", it.progress.requestID),
 		slog.String("outcome", v.action.String()),
@@ -136,15 +188,29 @@ func (r *Relay) observe(ctx context.Context, u *update.Update, it *item, a attem
 	if a.fault != nil {
 		attrs = append(attrs, slog.String("detail", detail(a.fault)))
 	}
+	if id := otelTraceID(u); id.Key != "" {
+		attrs = append(attrs, id)
+	}
 	if u.Note != "" {
 		attrs = append(attrs, slog.String("note", u.Note))
 	}
-	r.deps.Logger.Log(ctx, level, "attempt", attrs...)
+	r.deps.Logger.LogAttrs(ctx, level, "attempt", attrs...)
 }
 
 // identity are the attributes that name an update in every line about it.
 func identity(u *update.Update) []any {
-	return []any{
+	var attrs []any
+	for _, a := range identityAttrs(u) {
+		attrs = append(attrs, a)
+	}
+	if id := otelTraceID(u); id.Key != "" {
+		attrs = append(attrs, id)
+	}
+	return attrs
+}
+
+func identityAttrs(u *update.Update) []slog.Attr {
+	return []slog.Attr{
 		slog.String("update_id", u.ID),
 		slog.Uint64("update_seq", u.Seq),
 		slog.String("vorgangsnummer", u.Vorgangsnummer),

@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net/http"
@@ -81,20 +82,42 @@ func (s *Simulator) serveAPI(w http.ResponseWriter, r *http.Request, stopped <-c
 	buffer := s.bodies.take()
 	defer s.bodies.give(buffer)
 	if f.answer == nil || !f.answer.Early {
-		refusal, err := readBody(w, r, s.config.MaxBody, buffer)
+		refusal, err := s.takeBody(x, t, f, e, buffer)
 		if err != nil {
 			return // The client did not send all of it; nobody waits for an answer.
-		}
-		x.body = buffer.Bytes()
-		s.bodyRead(e, x.body, refusal == nil)
-		if refusal == nil && t.isUpdate() && books(f.answer) {
-			refusal = checkBody(t.kind, r.Header.Get("Content-Type"), x.body)
 		}
 		if refusal != nil {
 			f.answer = refusal
 		}
 	}
 	s.finish(x, p, f, t, e)
+}
+
+// takeBody reads a body, records it, and checks it if it is to be booked: the answer says what is wrong with it.
+func (s *Simulator) takeBody(x *exchange, t target, f fate, e *entry, buffer *bytes.Buffer) (*Answer, error) {
+	contentType := x.r.Header.Get("Content-Type")
+	if s.streams(t, x.r) {
+		body, refusal, err := readStream(x.w, x.r, s.config.MaxBody, buffer)
+		if refusal != nil || err != nil {
+			return refusal, err
+		}
+		x.body = body.ends
+		s.ledger.bodyRead(e, body.digest, body.size, nil)
+		if books(f.answer) {
+			return body.check(contentType), nil
+		}
+		return nil, nil //nolint:nilnil // Nothing is wrong.
+	}
+	refusal, err := readBody(x.w, x.r, s.config.MaxBody, buffer)
+	if err != nil {
+		return nil, err
+	}
+	x.body = buffer.Bytes()
+	s.bodyRead(e, x.body, refusal == nil)
+	if refusal == nil && t.isUpdate() && books(f.answer) {
+		refusal = checkBody(t.kind, contentType, x.body)
+	}
+	return refusal, nil
 }
 
 // fateOf asks all that can be asked before the body is read.

@@ -39,9 +39,13 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64, into *bytes.B
 	}
 	_, err := into.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return &Answer{Status: http.StatusRequestEntityTooLarge, message: "Die Anfrage ist zu groß"}, nil
+		return tooLargeAnswer(), nil
 	}
 	return nil, err
+}
+
+func tooLargeAnswer() *Answer {
+	return &Answer{Status: http.StatusRequestEntityTooLarge, message: "Die Anfrage ist zu groß"}
 }
 
 // checkBody is the API's own check: nil for a body that can be booked, else the answer.
