@@ -28,6 +28,8 @@ var ErrNotFound = errors.New("there is no such dead letter: it was already repla
 type Config struct {
 	// Source is the CloudEvents source of the events it writes, urn:kexrelay:<name>.
 	Source string
+	// Actor is what this machine knows of the operator, for the audit events.
+	Actor journal.Actor
 }
 
 // Store works on the dead letters in KEX_DEADLETTERS. Use New; its methods are safe for concurrent use. Errors say what
@@ -39,6 +41,7 @@ type Store struct {
 	results   *journal.Results
 	claims    *journal.Claims
 	bodies    *journal.Bodies
+	audit     *journal.Auditor
 	// interrupt, if not nil, is asked after each step of a replay: an error ends the replay there as a crash would.
 	// Tests kill with it.
 	interrupt func(step) error
@@ -49,13 +52,15 @@ type Store struct {
 
 // New makes a Store on the connection of js. It makes no call.
 func New(js jetstream.JetStream, cfg Config) *Store {
+	publisher := journal.NewPublisher(js, journal.PublisherConfig{})
 	return &Store{
 		js:        js,
 		journal:   journal.New(js, journal.Config{Source: cfg.Source}),
-		publisher: journal.NewPublisher(js, journal.PublisherConfig{}),
+		publisher: publisher,
 		results:   journal.NewResults(js),
 		claims:    journal.NewClaims(js),
 		bodies:    journal.NewBodies(js),
+		audit:     journal.NewAuditor(js, publisher, cfg.Actor),
 		streams:   make(map[string]jetstream.Stream),
 	}
 }
@@ -77,7 +82,7 @@ func (s *Store) read(ctx context.Context, seq uint64) (*jetstream.RawStreamMsg, 
 
 // message gets one message of a stream, with options such as the next one of a subject.
 func (s *Store) message(ctx context.Context, name string, seq uint64, opts ...jetstream.GetMsgOpt) (*jetstream.RawStreamMsg, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := topology.Call(ctx, callTimeout)
 	defer cancel()
 	stream, err := s.stream(ctx, name)
 	if err != nil {
@@ -89,7 +94,7 @@ func (s *Store) message(ctx context.Context, name string, seq uint64, opts ...je
 
 // info asks for a stream's state.
 func (s *Store) info(ctx context.Context, name string, opts ...jetstream.StreamInfoOpt) (*jetstream.StreamInfo, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := topology.Call(ctx, callTimeout)
 	defer cancel()
 	stream, err := s.stream(ctx, name)
 	if err != nil {

@@ -1,7 +1,10 @@
 package deadletter
 
 import (
+	"cmp"
+	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +44,7 @@ func connect(tb testing.TB, url string, opts ...nats.Option) jetstream.JetStream
 		tb.Fatalf("connecting: %v", err)
 	}
 	tb.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(30*time.Second)) // A disk may stand still for some seconds.
 	if err != nil {
 		tb.Fatalf("opening JetStream: %v", err)
 	}
@@ -150,13 +153,23 @@ func (b *bench) change(tb testing.TB, name string, change func(*jetstream.Stream
 	}
 }
 
-// replay replays and gives the items in the order they were reported.
-func replay(tb testing.TB, s *Store, sel Selection, opts ReplayOptions) ([]Item, Totals, error) {
+// replay replays and gives the items by their sequences.
+func replay(tb testing.TB, s *Store, sel Selection, opts PlanOptions) ([]Item, Totals, error) {
 	tb.Helper()
 	var items []Item
-	opts.Report = func(i Item) { items = append(items, i) }
-	totals, err := s.Replay(tb.Context(), sel, opts)
+	totals, err := send(tb.Context(), s, sel, opts, RunOptions{Report: func(i Item) { items = append(items, i) }})
+	slices.SortStableFunc(items, func(a, b Item) int { return cmp.Compare(a.Seq, b.Seq) })
 	return items, totals, err
+}
+
+// send plans and sends, and waits for no outcome unless told to.
+func send(ctx context.Context, s *Store, sel Selection, opts PlanOptions, run RunOptions) (Totals, error) {
+	plan, err := s.Plan(ctx, sel, opts)
+	if err != nil {
+		return Totals{}, err
+	}
+	report, err := s.Replay(ctx, plan, run)
+	return report.Totals, err
 }
 
 func TestErrorsSayWhatToDo(t *testing.T) {
@@ -168,8 +181,8 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	}
 	_, errs["Show"] = store.Show(t.Context(), 1)
 	_, errs["Counts"] = store.Counts(t.Context())
-	_, errs["Replay"] = store.Replay(t.Context(), Selection{Seqs: []uint64{1}}, ReplayOptions{})
-	_, errs["Replay all"] = store.Replay(t.Context(), Selection{All: true}, ReplayOptions{})
+	_, errs["Replay"] = store.Plan(t.Context(), Selection{Seqs: []uint64{1}}, PlanOptions{})
+	_, errs["Replay all"] = store.Plan(t.Context(), Selection{All: true}, PlanOptions{})
 	for what, err := range errs {
 		if err == nil || !strings.Contains(err.Error(), "kexrelay setup") {
 			t.Errorf("%s: %v", what, err)

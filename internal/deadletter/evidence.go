@@ -18,6 +18,8 @@ type evidence struct {
 	updateSeq uint64
 	// told reports that the replayed event is there.
 	told bool
+	// end is how the new message ended, nil if it has not.
+	end *End
 	// certain reports that a published replay would have been found.
 	certain bool
 }
@@ -35,8 +37,9 @@ func (s *Store) search(ctx context.Context, letter Summary, claim journal.Claim)
 		found.updateSeq = seq
 	}
 	filter := journal.ResultFilter{
-		Since:          letter.StoredAt,
-		Outcomes:       []update.Outcome{update.Delivered, update.DeadLettered, update.Replayed},
+		Since: letter.StoredAt,
+		// Discarded and erased too: a replay that was taken back, or whose content was erased, was published.
+		Outcomes:       []update.Outcome{update.Delivered, update.DeadLettered, update.Replayed, update.Discarded, update.Erased},
 		Vorgangsnummer: letter.Vorgangsnummer,
 		UpdateID:       letter.UpdateID,
 	}
@@ -48,6 +51,9 @@ func (s *Store) search(ctx context.Context, letter Summary, claim journal.Claim)
 			continue
 		}
 		found.updateSeq = event.Data.UpdateSeq
+		if end, ok := endOf(event); ok && (found.end == nil || settles(end)) { // Erased may be told beside how it ended.
+			found.end = &end
+		}
 		found.told = found.told || event.Data.Outcome == update.Replayed
 	}
 	if found.updateSeq != 0 {
@@ -58,6 +64,9 @@ func (s *Store) search(ctx context.Context, letter Summary, claim journal.Claim)
 	found.certain = certain
 	return found, err
 }
+
+// settles reports whether an end is the API's answer, and not what somebody did to the update.
+func settles(e End) bool { return e.Outcome == update.Delivered || e.Outcome == update.DeadLettered }
 
 // unsettled looks for the new message among the Vorgang's updates and gives its sequence, 0 if it is not there. It
 // reads them one by one, because a stream that is a work queue lets nobody else read along.

@@ -95,7 +95,7 @@ func TestAReplayIsContinuedWhereverItWasInterrupted(t *testing.T) {
 					b.write(t, s)
 					crashed := newStore(t, b.js)
 					killAt(crashed, at)
-					if _, _, err := replay(t, crashed, Selection{Seqs: []uint64{1}}, ReplayOptions{}); !errors.Is(err, errKilled) {
+					if _, _, err := replay(t, crashed, Selection{Seqs: []uint64{1}}, PlanOptions{}); !errors.Is(err, errKilled) {
 						t.Fatalf("killed: %v", err)
 					}
 					happens(t, b)
@@ -103,7 +103,7 @@ func TestAReplayIsContinuedWhereverItWasInterrupted(t *testing.T) {
 						b.forget(t)
 					}
 					for again := range 2 {
-						items, _, err := replay(t, b.store, Selection{Seqs: []uint64{1}}, ReplayOptions{})
+						items, _, err := replay(t, b.store, Selection{Seqs: []uint64{1}}, PlanOptions{})
 						if err != nil || len(items) != 1 {
 							t.Fatalf("continued: %v, %v", items, err)
 						}
@@ -150,7 +150,7 @@ func TestAReplayThatNobodyCanKnowAboutIsNotRepeatedUnasked(t *testing.T) {
 	b.write(t, aDeadLetter(1, "123456"))
 	crashed := newStore(t, b.js)
 	killAt(crashed, stepPublished)
-	if _, _, err := replay(t, crashed, Selection{Seqs: []uint64{1}}, ReplayOptions{}); !errors.Is(err, errKilled) {
+	if _, _, err := replay(t, crashed, Selection{Seqs: []uint64{1}}, PlanOptions{}); !errors.Is(err, errKilled) {
 		t.Fatal(err)
 	}
 	b.settleReplay(t, 1, asDelivered)
@@ -163,7 +163,7 @@ func TestAReplayThatNobodyCanKnowAboutIsNotRepeatedUnasked(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		items, _, err := replay(t, b.store, Selection{All: true}, ReplayOptions{})
+		items, _, err := replay(t, b.store, Selection{All: true}, PlanOptions{})
 		if err != nil || len(items) != 1 || items[0].Result != Skipped || !errors.Is(items[0].Err, ErrUnsure) {
 			t.Fatalf("%+v, %v; want it skipped as unsure", items, err)
 		}
@@ -171,7 +171,7 @@ func TestAReplayThatNobodyCanKnowAboutIsNotRepeatedUnasked(t *testing.T) {
 	if n := len(b.updates(t)); n != 0 {
 		t.Errorf("%d updates published unasked", n)
 	}
-	items, _, err := replay(t, b.store, Selection{All: true}, ReplayOptions{Unsure: true})
+	items, _, err := replay(t, b.store, Selection{All: true}, PlanOptions{AllowDuplicates: true})
 	if err != nil || len(items) != 1 || items[0].Result != Replayed {
 		t.Errorf("asked for: %+v, %v", items, err)
 	}
@@ -224,10 +224,10 @@ func TestOldClaimsAreSweptWhenNothingNeedsThem(t *testing.T) {
 	b.write(t, aDeadLetter(1, "1"), aDeadLetter(2, "1"), aDeadLetter(3, "1"))
 	interrupted := newStore(t, b.js)
 	killAt(interrupted, stepTold)
-	if _, _, err := replay(t, interrupted, Selection{Seqs: []uint64{3}}, ReplayOptions{}); !errors.Is(err, errKilled) {
+	if _, _, err := replay(t, interrupted, Selection{Seqs: []uint64{3}}, PlanOptions{}); !errors.Is(err, errKilled) {
 		t.Fatal(err)
 	}
-	if _, totals, err := replay(t, b.store, Selection{Seqs: []uint64{1, 2}}, ReplayOptions{}); err != nil || totals.Replayed != 2 {
+	if _, totals, err := replay(t, b.store, Selection{Seqs: []uint64{1, 2}}, PlanOptions{}); err != nil || totals.Replayed != 2 {
 		t.Fatalf("%+v, %v", totals, err)
 	}
 	b.settleReplay(t, 1, asDelivered) // That of dead letter 3, which is still there.
@@ -259,7 +259,7 @@ func TestUnconfirmedClaimsAreSweptWhenNoUpdateCanBeTheirs(t *testing.T) {
 	for i, at := range []step{stepClaimed, stepPublished, stepClaimed} {
 		interrupted := newStore(t, b.js)
 		killAt(interrupted, at)
-		if _, _, err := replay(t, interrupted, Selection{Seqs: []uint64{uint64(i + 1)}}, ReplayOptions{}); !errors.Is(err, errKilled) {
+		if _, _, err := replay(t, interrupted, Selection{Seqs: []uint64{uint64(i + 1)}}, PlanOptions{}); !errors.Is(err, errKilled) {
 			t.Fatal(err)
 		}
 	}
@@ -299,4 +299,46 @@ func TestUnconfirmedClaimsAreSweptWhenNoUpdateCanBeTheirs(t *testing.T) {
 	}
 	sweep(0, time.Hour, "no update, but the claim is young")
 	sweep(1, 0, "no update, and the claim is old")
+}
+
+// Whoever took the new message back has told of it, and the server has forgotten its ID: it must not be published again.
+func TestAnInterruptedReplayThatWasTakenBackIsNotPublishedAgain(t *testing.T) {
+	for _, outcome := range []update.Outcome{update.Discarded, update.Erased} {
+		t.Run(string(outcome), func(t *testing.T) {
+			b := setUp(t)
+			b.write(t, aDeadLetter(1, "123456"))
+			crashed := newStore(t, b.js)
+			killAt(crashed, stepPublished)
+			if _, _, err := replay(t, crashed, Selection{Seqs: []uint64{1}}, PlanOptions{}); !errors.Is(err, errKilled) {
+				t.Fatalf("killed: %v", err)
+			}
+			msg := b.updates(t)[0]
+			if err := b.store.journal.Notice(t.Context(), journal.Notice{
+				Outcome: outcome, Key: "test",
+				Data: journal.EventData{
+					UpdateID: "crm-1", Vorgangsnummer: "123456", Kind: update.Comments, UpdateSeq: msg.Sequence, ReplayOf: 1,
+				},
+			}); err != nil {
+				t.Fatal(err)
+			}
+			stream, err := b.js.Stream(t.Context(), topology.StreamUpdates)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := stream.DeleteMsg(t.Context(), msg.Sequence); err != nil {
+				t.Fatal(err)
+			}
+			b.forget(t)
+			items, _, err := replay(t, b.store, Selection{Seqs: []uint64{1}}, PlanOptions{})
+			if err != nil || len(items) != 1 || items[0].Result != Duplicate || items[0].UpdateSeq != msg.Sequence {
+				t.Fatalf("continued: %+v, %v", items, err)
+			}
+			if end := items[0].End; end == nil || end.Outcome != outcome {
+				t.Errorf("it ended as %+v, want %s", end, outcome)
+			}
+			if n := len(b.updates(t)); n != 0 {
+				t.Errorf("it was published again: %d updates", n)
+			}
+		})
+	}
 }

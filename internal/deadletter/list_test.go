@@ -205,6 +205,10 @@ func TestShowTellsFactsAndNoContent(t *testing.T) {
 				t.Errorf("digest %q, update %q", got.Content.Digest, got.UpdateID)
 			}
 			test.want.Digest, test.want.Size = got.Content.Digest, int64(len(test.body))
+			test.want.FieldSizes, test.want.ElementSizes = got.Content.FieldSizes, got.Content.ElementSizes
+			if len(got.Content.FieldSizes) != len(got.Content.Fields) || len(got.Content.ElementSizes) != got.Content.Elements {
+				t.Errorf("sizes of %+v", got.Content)
+			}
 			if diff := cmp.Diff(test.want, got.Content); diff != "" {
 				t.Errorf("content (-want +got):\n%s", diff)
 			}
@@ -228,6 +232,9 @@ func TestManyFieldsAreBounded(t *testing.T) {
 		fields = append(fields, fmt.Sprintf(`"f%d":[{"x":%d}]`, i, i))
 	}
 	got := describe([]byte("{" + strings.Join(fields, ",") + "}"))
+	if got.FieldSizes[0] != len(`[{"x":0}]`) || got.FieldSizes[15] != len(`[{"x":15}]`) {
+		t.Errorf("sizes %v", got.FieldSizes)
+	}
 	if len(got.Fields) != 16 || got.OtherFields != 24 || got.Fields[15] != "f15" {
 		t.Errorf("%d fields and %d others: %v", len(got.Fields), got.OtherFields, got.Fields)
 	}

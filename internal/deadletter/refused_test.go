@@ -62,7 +62,7 @@ func TestWhatCannotBeReplayedStays(t *testing.T) {
 			test.prepare(t, b)
 			b.write(t, aDeadLetter(2, "2")) // The run goes on with others.
 			for range 2 {
-				items, totals, err := replay(t, b.store, Selection{Seqs: []uint64{1, 2}}, ReplayOptions{})
+				items, totals, err := replay(t, b.store, Selection{Seqs: []uint64{1, 2}}, PlanOptions{})
 				if err != nil || items[0].Result != test.want || items[0].Err == nil || !strings.Contains(items[0].Err.Error(), test.text) {
 					t.Errorf("%s, %v, %v; want %s with %q", items[0].Result, items[0].Err, err, test.want, test.text)
 				}
@@ -87,7 +87,7 @@ func TestABodyWithLittleRoomIsReplayedWithoutWhatTheClaimSays(t *testing.T) {
 	s.Update.Header = nil
 	s.Update.Body = make([]byte, b.js.Conn().MaxPayload()-150)
 	b.write(t, s)
-	items, _, err := replay(t, b.store, Selection{All: true}, ReplayOptions{})
+	items, _, err := replay(t, b.store, Selection{All: true}, PlanOptions{})
 	if err != nil || len(items) != 1 || items[0].Result != Replayed {
 		t.Fatalf("%+v, %v", items, err)
 	}
@@ -108,7 +108,7 @@ func TestAFullStreamEndsTheRunAndTheNextGoesOn(t *testing.T) {
 	}
 	b.change(t, topology.StreamUpdates, func(cfg *jetstream.StreamConfig) { cfg.MaxMsgs = 2 })
 	for _, sel := range []Selection{{Seqs: []uint64{1, 2, 3, 4, 5}}, {All: true}} {
-		_, totals, err := replay(t, b.store, sel, ReplayOptions{})
+		_, totals, err := replay(t, b.store, sel, PlanOptions{})
 		if err == nil || !strings.Contains(err.Error(), "dead letter 3") || !strings.Contains(err.Error(), "make room") {
 			t.Errorf("%+v, %v; want the stream's refusal of the third", totals, err)
 		}
@@ -117,7 +117,7 @@ func TestAFullStreamEndsTheRunAndTheNextGoesOn(t *testing.T) {
 		}
 	}
 	b.change(t, topology.StreamUpdates, func(cfg *jetstream.StreamConfig) { cfg.MaxMsgs = -1 })
-	if _, totals, err := replay(t, b.store, Selection{All: true}, ReplayOptions{}); err != nil || totals.Replayed != 3 {
+	if _, totals, err := replay(t, b.store, Selection{All: true}, PlanOptions{}); err != nil || totals.Replayed != 3 {
 		t.Errorf("with room: %+v, %v", totals, err)
 	}
 	if n := len(b.updates(t)); n != 5 {
@@ -133,7 +133,7 @@ func TestARunEndsWithItsContext(t *testing.T) {
 				b.write(t, aDeadLetter(seq, "1"))
 			}
 			ctx, cancel := context.WithCancel(t.Context())
-			totals, err := b.store.Replay(ctx, sel, ReplayOptions{Report: func(i Item) {
+			totals, err := send(ctx, b.store, sel, PlanOptions{}, RunOptions{Report: func(i Item) {
 				if i.Seq == 2 {
 					cancel()
 				}

@@ -43,8 +43,12 @@ var (
 
 // replay takes one dead letter through the steps, beginning where the last try ended. The error is of NATS and would
 // hit every dead letter alike; what concerns this one is in the item.
-func (s *Store) replay(ctx context.Context, seq uint64, opts ReplayOptions) (Item, error) {
+func (s *Store) replay(ctx context.Context, which planned, unsure bool) (Item, error) {
+	seq := which.seq
 	msg, err := s.read(ctx, seq)
+	if err == nil && msg.Time.UnixNano() != which.storedAt { // Of a stream that was made anew.
+		err = fmt.Errorf("dead letter %d: %w", seq, ErrNotFound)
+	}
 	if errors.Is(err, ErrNotFound) {
 		return Item{Seq: seq, Result: Skipped, Err: err}, nil
 	}
@@ -58,10 +62,11 @@ func (s *Store) replay(ctx context.Context, seq uint64, opts ReplayOptions) (Ite
 	}
 	letter.Vorgangsnummer, letter.Kind, err = destination(letter)
 	if err == nil {
-		err = s.replayLetter(ctx, msg, letter, opts, &item)
+		err = s.replayLetter(ctx, msg, letter, unsure, &item)
 	}
+	_, claimed := errors.AsType[*journal.ClaimedError](err)
 	switch {
-	case errors.Is(err, errNoWay), errors.Is(err, ErrUnsure):
+	case claimed, errors.Is(err, errNoWay), errors.Is(err, ErrUnsure):
 		item.Result, item.Err = Skipped, err
 	case errors.Is(err, ErrNotFound): // Somebody else was faster and has finished it.
 		item.Result, item.Err = Skipped, err
@@ -88,10 +93,10 @@ func destination(letter Summary) (vorgangsnummer string, kind update.Kind, err e
 	return vorgangsnummer, kind, nil
 }
 
-func (s *Store) replayLetter(ctx context.Context, msg *jetstream.RawStreamMsg, letter Summary, opts ReplayOptions, item *Item) error {
+func (s *Store) replayLetter(ctx context.Context, msg *jetstream.RawStreamMsg, letter Summary, unsure bool, item *Item) error {
 	claim, created, err := s.claims.Acquire(ctx, journal.Claim{
 		DeadLetterSeq: letter.Seq, DeadLetterAt: letter.StoredAt,
-		UpdateID: letter.UpdateID, TraceID: letter.TraceID, Replays: letter.Replays + 1,
+		UpdateID: letter.UpdateID, TraceID: letter.TraceID, Replays: letter.Replays + 1, MayBeBooked: letter.MayBeBooked,
 	})
 	if err != nil {
 		return err
@@ -106,12 +111,12 @@ func (s *Store) replayLetter(ctx context.Context, msg *jetstream.RawStreamMsg, l
 		if found, err = s.search(ctx, letter, claim); err != nil {
 			return err
 		}
-		told = found.told
+		told, item.End = found.told, found.end
 		switch {
 		case claim.Published():
 		case found.updateSeq != 0:
 			claim, err = s.mark(ctx, claim, found.updateSeq)
-		case !found.certain && !opts.Unsure:
+		case !found.certain && !unsure:
 			return fmt.Errorf("dead letter %d: %w", letter.Seq, ErrUnsure)
 		}
 		if err != nil {
@@ -222,7 +227,7 @@ func (s *Store) tell(ctx context.Context, letter Summary, claim journal.Claim) e
 
 // remove removes the dead letter. One that is gone already was removed by somebody who continued the same claim.
 func (s *Store) remove(ctx context.Context, letter Summary) error {
-	call, cancel := context.WithTimeout(ctx, callTimeout)
+	call, cancel := topology.Call(ctx, callTimeout)
 	defer cancel()
 	stream, err := s.stream(call, topology.StreamDeadLetters)
 	if err != nil {

@@ -28,11 +28,11 @@ func TestAReplayIsTheUpdateAgainWithItsClaim(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	items, totals, err := replay(t, b.store, Selection{Seqs: []uint64{2}}, ReplayOptions{})
+	items, totals, err := replay(t, b.store, Selection{Seqs: []uint64{2}}, PlanOptions{})
 	if err != nil || totals != (Totals{Replayed: 1}) {
 		t.Fatalf("Replay: %+v, %v", totals, err)
 	}
-	wantItem := []Item{{Seq: 2, Result: Replayed, UpdateID: "crm-17", Vorgangsnummer: "123456", Kind: update.Comments, TraceID: "sys17", UpdateSeq: 1}}
+	wantItem := []Item{{Seq: 2, Result: Replayed, UpdateID: "crm-17", Vorgangsnummer: "123456", Kind: update.Comments, TraceID: "sys17", Group: shown.Fingerprint().ID(), UpdateSeq: 1}}
 	if diff := cmp.Diff(wantItem, items); diff != "" {
 		t.Errorf("item (-want +got):\n%s", diff)
 	}
@@ -131,7 +131,7 @@ func TestAReplayThatFailsAgainCanBeReplayedAgain(t *testing.T) {
 	b := setUp(t)
 	b.write(t, aDeadLetter(17, "123456"))
 	for n := uint64(1); n <= 3; n++ {
-		if _, totals, err := replay(t, b.store, Selection{Seqs: []uint64{n}}, ReplayOptions{}); err != nil || totals.Replayed != 1 {
+		if _, totals, err := replay(t, b.store, Selection{Seqs: []uint64{n}}, PlanOptions{}); err != nil || totals.Replayed != 1 {
 			t.Fatalf("replay %d: %+v, %v", n, totals, err)
 		}
 		b.settleReplay(t, n, asDeadLetter)
@@ -158,7 +158,7 @@ func TestAllAreReplayedInTheOrderOfEachVorgang(t *testing.T) {
 	skipped.Reason = "rejected"
 	b.write(t, skipped)
 	filter := Filter{Reasons: aReason("gone")}
-	items, totals, err := replay(t, b.store, Selection{All: true, Filter: filter}, ReplayOptions{})
+	items, totals, err := replay(t, b.store, Selection{All: true, Filter: filter}, PlanOptions{})
 	if err != nil || totals != (Totals{Replayed: n}) || len(items) != n {
 		t.Fatalf("Replay: %+v, %d items, %v", totals, len(items), err)
 	}
@@ -185,7 +185,7 @@ func TestAllAreReplayedInTheOrderOfEachVorgang(t *testing.T) {
 func TestChosenOnesAreReplayedInTheirOrderOnce(t *testing.T) {
 	b := setUp(t)
 	b.write(t, aDeadLetter(1, "1"), aDeadLetter(2, "1"), aDeadLetter(3, "2"), aDeadLetter(4, "1"))
-	items, totals, err := replay(t, b.store, Selection{Seqs: []uint64{4, 9, 3, 1, 4}}, ReplayOptions{})
+	items, totals, err := replay(t, b.store, Selection{Seqs: []uint64{4, 9, 3, 1, 4}}, PlanOptions{})
 	if err != nil || totals != (Totals{Replayed: 3, Skipped: 1}) {
 		t.Fatalf("Replay: %+v, %v", totals, err)
 	}
@@ -205,7 +205,7 @@ func TestChosenOnesAreReplayedInTheirOrderOnce(t *testing.T) {
 func TestAllEndsWithWhatWasThere(t *testing.T) {
 	b := setUp(t)
 	b.write(t, aDeadLetter(1, "1"), aDeadLetter(2, "1"))
-	totals, err := b.store.Replay(t.Context(), Selection{All: true}, ReplayOptions{Report: func(i Item) {
+	totals, err := send(t.Context(), b.store, Selection{All: true}, PlanOptions{}, RunOptions{Report: func(i Item) {
 		b.settleReplay(t, i.UpdateSeq, asDeadLetter)
 	}})
 	if err != nil || totals.Replayed != 2 {
@@ -232,7 +232,7 @@ func TestManyAtTheSameTimePublishOnce(t *testing.T) {
 	for range operators {
 		store := newStore(t, b.js)
 		all.Go(func() {
-			totals, err := store.Replay(t.Context(), Selection{All: true}, ReplayOptions{Report: func(i Item) {
+			totals, err := send(t.Context(), store, Selection{All: true}, PlanOptions{}, RunOptions{Report: func(i Item) {
 				if i.Err != nil && !errors.Is(i.Err, ErrNotFound) {
 					t.Errorf("dead letter %d: %v", i.Seq, i.Err)
 				}
@@ -272,7 +272,7 @@ func TestABodyInAnObjectIsReplayedWithItsHeaders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, totals, err := replay(t, b.store, Selection{All: true}, ReplayOptions{}); err != nil || totals.Replayed != 1 {
+	if _, totals, err := replay(t, b.store, Selection{All: true}, PlanOptions{}); err != nil || totals.Replayed != 1 {
 		t.Fatalf("Replay: %+v, %v", totals, err)
 	}
 	msg := b.updates(t)[0]

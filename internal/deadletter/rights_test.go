@@ -30,14 +30,14 @@ func TestAMissingRightIsNamed(t *testing.T) {
 	}
 	srv.Start()
 	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(10 * time.Second) {
+	if !srv.ReadyForConnections(time.Minute) {
 		t.Fatal("the server does not start")
 	}
 	if _, err := topology.Setup(t.Context(), connect(t, srv.ClientURL(), nats.UserInfo("admin", "admin")), topology.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	store := newStore(t, connect(t, srv.ClientURL(), nats.UserInfo("viewer", "viewer"), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})))
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	_, err = store.Show(ctx, 1)
 	if err == nil || !strings.Contains(err.Error(), "NATS denies it to this user") || !strings.Contains(err.Error(), "STREAM.MSG.GET") {

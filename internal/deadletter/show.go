@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	maxFields    = 16 // Field names shown.
+	maxFields    = 16 // Field names and sizes of elements shown.
 	maxFieldName = 32 // Bytes of one; a longer one is counted, not shown.
 )
 
@@ -39,10 +39,13 @@ type Content struct {
 	// JSON is what the body is: object, array, another value, or empty if it is not JSON.
 	JSON string `json:"json,omitempty"`
 	// Fields are the names of an object's members that look like names, OtherFields counts the others.
+	// FieldSizes are the bytes of their values as JSON.
 	Fields      []string `json:"fields,omitempty"`
+	FieldSizes  []int    `json:"fieldSizes,omitempty"`
 	OtherFields int      `json:"otherFields,omitempty"`
-	// Elements counts an array's.
-	Elements int `json:"elements,omitempty"`
+	// Elements counts an array's, ElementSizes are the bytes of the first ones as JSON.
+	Elements     int   `json:"elements,omitempty"`
+	ElementSizes []int `json:"elementSizes,omitempty"`
 }
 
 // Show reads one dead letter. ErrNotFound says that it is not there.
@@ -69,6 +72,11 @@ func (s *Store) Show(ctx context.Context, seq uint64) (DeadLetter, error) {
 	return dl, nil
 }
 
+// Claim gives the claim of a dead letter, if somebody has begun something with it.
+func (s *Store) Claim(ctx context.Context, letter Summary) (claim journal.Claim, found bool, err error) {
+	return s.claims.Get(ctx, letter.Seq, letter.StoredAt)
+}
+
 // body is the update's original body, from the dead letter itself or from the object it names.
 func (s *Store) body(ctx context.Context, msg *jetstream.RawStreamMsg) (journal.Body, error) {
 	object := summarize(msg.Subject, msg.Header, msg.Sequence, msg.Time, 0).BodyObject
@@ -78,12 +86,14 @@ func (s *Store) body(ctx context.Context, msg *jetstream.RawStreamMsg) (journal.
 	return s.bodies.Read(ctx, object)
 }
 
-func describe(body []byte) Content {
+// digestOf is a body's digest as the object store writes it.
+func digestOf(body []byte) string {
 	digest := sha256.Sum256(body)
-	c := Content{
-		Size:   int64(len(body)),
-		Digest: "SHA-256=" + base64.URLEncoding.EncodeToString(digest[:]),
-	}
+	return "SHA-256=" + base64.URLEncoding.EncodeToString(digest[:])
+}
+
+func describe(body []byte) Content {
+	c := Content{Size: int64(len(body)), Digest: digestOf(body)}
 	if !json.Valid(body) {
 		return c
 	}
@@ -114,11 +124,13 @@ func (c *Content) describeObject(body []byte) {
 	for tokens.More() {
 		token, _ := tokens.Token()
 		name, ok := token.(string)
-		if err := tokens.Decode(new(skipped)); err != nil {
+		value := skipped(0)
+		if err := tokens.Decode(&value); err != nil {
 			return
 		}
 		if ok && len(c.Fields) < maxFields && looksLikeName(name) {
 			c.Fields = append(c.Fields, name)
+			c.FieldSizes = append(c.FieldSizes, int(value))
 		} else {
 			c.OtherFields++
 		}
@@ -129,18 +141,24 @@ func (c *Content) countElements(body []byte) {
 	tokens := json.NewDecoder(bytes.NewReader(body))
 	_, _ = tokens.Token() // As above.
 	for tokens.More() {
-		if err := tokens.Decode(new(skipped)); err != nil {
+		value := skipped(0)
+		if err := tokens.Decode(&value); err != nil {
 			return
 		}
-		c.Elements++
+		if c.Elements++; c.Elements <= maxFields {
+			c.ElementSizes = append(c.ElementSizes, int(value))
+		}
 	}
 }
 
-// skipped takes any JSON value and keeps nothing of it.
-type skipped struct{}
+// skipped takes any JSON value and keeps nothing of it but its size.
+type skipped int
 
 // UnmarshalJSON never fails.
-func (*skipped) UnmarshalJSON([]byte) error { return nil }
+func (s *skipped) UnmarshalJSON(value []byte) error {
+	*s = skipped(len(value))
+	return nil
+}
 
 func looksLikeName(s string) bool {
 	for i := range len(s) {

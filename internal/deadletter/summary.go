@@ -34,11 +34,16 @@ type Summary struct {
 	// RequestID is the X-TraceId of the last request, empty if none was made.
 	RequestID string `json:"requestId,omitempty"`
 	// Status is the API's last status code, 0 where no answer came.
-	Status         int       `json:"status,omitempty"`
-	Detail         string    `json:"detail,omitempty"`
-	Attempts       int       `json:"attempts"`
-	FirstAttemptAt time.Time `json:"firstAttemptAt,omitzero"`
-	DeadLetteredAt time.Time `json:"deadLetteredAt,omitzero"`
+	Status   int    `json:"status,omitempty"`
+	Detail   string `json:"detail,omitempty"`
+	Attempts int    `json:"attempts"`
+	// Answers are what the requests came to, if there was more than one: see [update.Answers].
+	Answers        update.Answers `json:"answers,omitempty"`
+	FirstAttemptAt time.Time      `json:"firstAttemptAt,omitzero"`
+	DeadLetteredAt time.Time      `json:"deadLetteredAt,omitzero"`
+	// MayBeBooked reports that the API may have booked the update: a request was sent and nobody knows what became of
+	// it. A replay may book it a second time.
+	MayBeBooked bool `json:"mayBeBooked,omitempty"`
 	// Replays counts the replays the update has had.
 	Replays int `json:"replays"`
 	// Size is the body's, in bytes, wherever it lies.
@@ -70,6 +75,9 @@ func summarize(subject string, header nats.Header, seq uint64, storedAt time.Tim
 	if tokens := strings.Split(subject, "."); len(tokens) == 5 {
 		s.Reason, s.Vorgangsnummer, s.Kind = fault.Reason(tokens[2]), tokens[3], update.Kind(tokens[4])
 	}
+	s.Answers = update.ParseAnswers(header.Get(topology.HeaderAnswers), s.RequestID, s.Attempts)
+	s.MayBeBooked = header.Get(topology.HeaderMayBeBooked) == "true" ||
+		s.Reason == fault.UnknownOutcome || s.Reason == fault.CrashLoop && s.Attempts > 0
 	switch {
 	case s.BodyObject != "":
 		s.Size = integer(header, topology.HeaderBodySize)
