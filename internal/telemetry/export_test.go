@@ -14,3 +14,6 @@ func HTTPServer(s *Server) *http.Server { return s.server }
 
 // NotOurs is for the tests of what a failed listening means.
 var NotOurs = notOurs
+
+// MaxConns is how many connections a server takes.
+const MaxConns = maxConns

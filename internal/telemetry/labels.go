@@ -101,11 +101,28 @@ const (
 	NATSSlowConsumer NATSError = "slow_consumer" // Messages were dropped in the client.
 	NATSPermission   NATSError = "permission"    // The server refused a subject.
 	NATSDisconnected NATSError = "disconnected"  // The connection was lost.
+	NATSSilent       NATSError = "silent"        // A server was left because JetStream did not answer through it.
 )
 
 // NATSErrors lists every error of the NATS client.
 func NATSErrors() []NATSError {
-	return []NATSError{NATSSlowConsumer, NATSPermission, NATSDisconnected}
+	return []NATSError{NATSSlowConsumer, NATSPermission, NATSDisconnected, NATSSilent}
+}
+
+// Credential is a file that proves who somebody is and expires. It is a closed set.
+type Credential string
+
+// The credentials.
+const (
+	CredentialNATSCreds Credential = "nats_creds" //nolint:gosec // A label.
+	CredentialNATSCert  Credential = "nats_cert"  //nolint:gosec // A label.
+	CredentialNATSCA    Credential = "nats_ca"
+	CredentialKEXCA     Credential = "kex_ca"
+)
+
+// Credentials lists every credential.
+func Credentials() []Credential {
+	return []Credential{CredentialNATSCreds, CredentialNATSCert, CredentialNATSCA, CredentialKEXCA}
 }
 
 // label is v if it is in its set, else what stands for the rest.

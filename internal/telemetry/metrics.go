@@ -43,12 +43,17 @@ type Metrics struct {
 	attempts        *prometheus.CounterVec
 	attemptDuration *prometheus.HistogramVec
 	unknownOutcomes *prometheus.CounterVec
+	duplicates      *prometheus.CounterVec
+	updateDuration  *prometheus.HistogramVec
+	settleDuration  *prometheus.HistogramVec
 	hold            *prometheus.GaugeVec
 	holdSince       *prometheus.GaugeVec
+	kindPaused      *prometheus.GaugeVec
 	tokenFetches    *prometheus.CounterVec
 	tokenDuration   prometheus.Histogram
 	publishRetries  *prometheus.CounterVec
 	natsErrors      *prometheus.CounterVec
+	credentials     *prometheus.GaugeVec
 }
 
 // NewMetrics makes all metrics with every series at 0, so that a rate over the first event is right.
@@ -60,23 +65,33 @@ func NewMetrics(build BuildInfo) *Metrics {
 		attempts: counter("attempts_total", "Requests to the API by the class of their answer.", "kind", "class"),
 		attemptDuration: prometheus.NewHistogramVec(
 			histogram("attempt_duration_seconds", "How long requests to the API took."), []string{"kind"}),
+		updateDuration: prometheus.NewHistogramVec(
+			longHistogram("update_duration_seconds", "How long updates took from being stored until their result was."),
+			[]string{"kind", "outcome"}),
+		settleDuration: prometheus.NewHistogramVec(
+			histogram("settle_duration_seconds", "How long it took to write down how an update ended."), []string{"kind"}),
+		duplicates: counter("possible_duplicates_total",
+			"Settled updates that may have been booked more than once, as their results say.", "kind"),
 		unknownOutcomes: counter("unknown_outcomes_total",
 			"Requests to the API of which nobody can say whether they were booked.", "kind"),
 		hold: gauge("hold", "Whether sending is held for the reason (1) or not (0).", "reason"),
 		holdSince: gauge("hold_since_timestamp_seconds",
 			"Since when sending is held for the reason, 0 while it is not.", "reason"),
+		kindPaused:    gauge("kind_paused", "Whether an operator paused this kind of updates alone (1) or not (0).", "kind"),
 		tokenFetches:  counter("token_fetches_total", "Fetches of an access token by outcome.", "outcome"),
 		tokenDuration: prometheus.NewHistogram(histogram("token_fetch_duration_seconds", "How long fetching an access token took.")),
 		publishRetries: counter("publish_retries_total",
 			"Publishes to NATS that had to be tried again, by what was to be written.", "record"),
 		natsErrors: counter("nats_errors_total", "Errors the NATS client reported beside any call.", "error"),
 	}
+	m.credentials = gauge("credential_expiry_timestamp_seconds",
+		"When a certificate or credentials expire, 0 for what is not used or never does.", "credential")
 	info := gauge("build_info", "The build that runs; always 1.", "version", "revision", "goversion")
 	info.WithLabelValues(build.Version, build.Revision, build.GoVersion).Set(1)
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), info,
-		m.updates, m.attempts, m.attemptDuration, m.unknownOutcomes, m.hold, m.holdSince,
-		m.tokenFetches, m.tokenDuration, m.publishRetries, m.natsErrors,
+		m.updates, m.attempts, m.attemptDuration, m.unknownOutcomes, m.duplicates, m.updateDuration, m.settleDuration, m.hold, m.holdSince, m.kindPaused,
+		m.tokenFetches, m.tokenDuration, m.publishRetries, m.natsErrors, m.credentials,
 	)
 	m.begin()
 	return m
@@ -85,14 +100,16 @@ func NewMetrics(build BuildInfo) *Metrics {
 // begin makes every series that may come.
 func (m *Metrics) begin() {
 	for _, kind := range kinds() {
-		for _, outcome := range update.Outcomes() {
-			if outcome != update.DeadLettered {
-				m.updates.WithLabelValues(string(kind), string(outcome), noReason)
-			}
+		for _, outcome := range []update.Outcome{update.Delivered, update.Discarded, update.DoubleBooked} {
+			m.updates.WithLabelValues(string(kind), string(outcome), noReason)
 		}
 		for _, reason := range fault.DeadLetterReasons() {
 			m.updates.WithLabelValues(string(kind), string(update.DeadLettered), string(reason))
 		}
+		m.updateDuration.WithLabelValues(string(kind), string(update.DeadLettered))
+		m.updateDuration.WithLabelValues(string(kind), string(update.Delivered))
+		m.settleDuration.WithLabelValues(string(kind))
+		m.duplicates.WithLabelValues(string(kind))
 	}
 	for _, kind := range update.Kinds() { // An invalid one is never sent.
 		for _, class := range Classes() {
@@ -100,6 +117,7 @@ func (m *Metrics) begin() {
 		}
 		m.attemptDuration.WithLabelValues(string(kind))
 		m.unknownOutcomes.WithLabelValues(string(kind))
+		m.kindPaused.WithLabelValues(string(kind))
 	}
 	for _, reason := range fault.HoldReasons() {
 		m.hold.WithLabelValues(string(reason))
@@ -113,6 +131,9 @@ func (m *Metrics) begin() {
 	}
 	for _, e := range NATSErrors() {
 		m.natsErrors.WithLabelValues(string(e))
+	}
+	for _, c := range Credentials() {
+		m.credentials.WithLabelValues(string(c))
 	}
 }
 
@@ -134,15 +155,30 @@ func (m *Metrics) Settled(kind update.Kind, outcome update.Outcome, reason fault
 		kindLabel(kind), label(outcome, update.Outcomes(), other), settledReason(outcome, reason)).Inc()
 }
 
+// Took notes how long a settled update took, and how much of that was writing down how it ended.
+func (m *Metrics) Took(kind update.Kind, outcome update.Outcome, all, settling time.Duration) {
+	m.updateDuration.WithLabelValues(kindLabel(kind), label(outcome, update.Outcomes(), other)).Observe(max(0, all.Seconds()))
+	m.settleDuration.WithLabelValues(kindLabel(kind)).Observe(max(0, settling.Seconds()))
+}
+
+// PossibleDuplicate counts one settled update that may have been booked more than once.
+func (m *Metrics) PossibleDuplicate(kind update.Kind) {
+	m.duplicates.WithLabelValues(kindLabel(kind)).Inc()
+}
+
 // Hold shows whether sending is held for the reason, and since when; since counts only while it is.
 func (m *Metrics) Hold(reason fault.Reason, on bool, since time.Time) {
 	name := label(reason, fault.HoldReasons(), other)
-	state, at := 0.0, 0.0
-	if on {
-		state, at = 1, float64(since.UnixNano())/float64(time.Second)
+	if !on {
+		since = time.Time{}
 	}
-	m.hold.WithLabelValues(name).Set(state)
-	m.holdSince.WithLabelValues(name).Set(at)
+	m.hold.WithLabelValues(name).Set(oneIf(on))
+	m.holdSince.WithLabelValues(name).Set(seconds(since))
+}
+
+// KindPaused shows whether an operator paused a kind of updates alone.
+func (m *Metrics) KindPaused(kind update.Kind, paused bool) {
+	m.kindPaused.WithLabelValues(kindLabel(kind)).Set(oneIf(paused))
 }
 
 // TokenFetch counts one fetch of an access token and how long it took.
@@ -161,43 +197,13 @@ func (m *Metrics) NATSError(e NATSError) {
 	m.natsErrors.WithLabelValues(label(e, NATSErrors(), other)).Inc()
 }
 
-// Gauge names a value that is read when it is asked for.
-type Gauge string
-
-// The gauges app can register.
-const (
-	GaugeInflightRequests Gauge = "inflight_requests"
-	GaugeHeldUpdates      Gauge = "held_updates"
-	GaugeHeldBytes        Gauge = "held_bytes"
-	GaugeLanes            Gauge = "lanes"
-	GaugeConnected        Gauge = "nats_connected"
-	GaugeLeases           Gauge = "leased_partitions"
-)
-
-// Gauges lists every gauge with its help text.
-func Gauges() map[Gauge]string {
-	return map[Gauge]string{
-		GaugeInflightRequests: "Requests to the API in flight.",
-		GaugeHeldUpdates:      "Updates this process has taken from the stream and not settled.",
-		GaugeHeldBytes:        "Content held in memory.",
-		GaugeLanes:            "Vorgänge with an update waiting or being sent.",
-		GaugeConnected:        "Whether NATS is connected (1) or not (0).",
-		GaugeLeases:           "Partitions this process has the right to send for.",
+// CredentialExpiry shows when a certificate or credentials expire; the zero time is never.
+func (m *Metrics) CredentialExpiry(c Credential, at time.Time) {
+	seconds := 0.0
+	if !at.IsZero() {
+		seconds = float64(at.Unix())
 	}
-}
-
-// RegisterGauge shows a gauge by asking read at each scrape. read must be quick and safe for any goroutine. A
-// gauge that is not in Gauges, or is there already, is an error.
-func (m *Metrics) RegisterGauge(g Gauge, read func() float64) error {
-	help, ok := Gauges()[g]
-	if !ok {
-		return fmt.Errorf("registering the gauge %q: there is none of that name", g)
-	}
-	f := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: string(g), Help: help}, read)
-	if err := m.registry.Register(f); err != nil {
-		return fmt.Errorf("registering the gauge %q: %w", g, err)
-	}
-	return nil
+	m.credentials.WithLabelValues(label(c, Credentials(), other)).Set(seconds)
 }
 
 // Handler answers scrapes. What goes wrong in one is logged.
@@ -237,4 +243,11 @@ func histogram(name, help string) prometheus.HistogramOpts {
 		NativeHistogramMaxBucketNumber:  nativeMaxBuckets,
 		NativeHistogramMinResetDuration: nativeMinReset,
 	}
+}
+
+// longHistogram is a histogram of what may take hours: waiting for the end of an outage, say.
+func longHistogram(name, help string) prometheus.HistogramOpts {
+	h := histogram(name, help)
+	h.Buckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600}
+	return h
 }

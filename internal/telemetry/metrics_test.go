@@ -93,16 +93,22 @@ func TestEverySeriesIsThereFromTheStart(t *testing.T) {
 	kinds, deadLetters, holds := 3, len(fault.DeadLetterReasons()), len(fault.HoldReasons())
 	want := map[string]int{
 		"kexrelay_build_info":                   1,
-		"kexrelay_updates_total":                kinds * (len(update.Outcomes()) - 1 + deadLetters),
+		"kexrelay_updates_total":                kinds * (3 + deadLetters), // What a relay can tell: delivered, discarded, double_booked.
 		"kexrelay_attempts_total":               2 * len(telemetry.Classes()),
 		"kexrelay_attempt_duration_seconds":     2 * 2, // Count and sum.
 		"kexrelay_unknown_outcomes_total":       2,
+		"kexrelay_possible_duplicates_total":    kinds,
+		"kexrelay_update_duration_seconds":      kinds * 2 * 2,
+		"kexrelay_settle_duration_seconds":      kinds * 2,
 		"kexrelay_hold":                         holds,
 		"kexrelay_hold_since_timestamp_seconds": holds,
+		"kexrelay_kind_paused":                  2,
 		"kexrelay_token_fetches_total":          len(telemetry.TokenOutcomes()),
 		"kexrelay_token_fetch_duration_seconds": 2,
 		"kexrelay_publish_retries_total":        len(telemetry.Records()),
 		"kexrelay_nats_errors_total":            len(telemetry.NATSErrors()),
+
+		"kexrelay_credential_expiry_timestamp_seconds": len(telemetry.Credentials()),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("series (-want +got):\n%s", diff)
@@ -126,9 +132,37 @@ func TestWhatHappenedIsCountedWhereItBelongs(t *testing.T) {
 				"kexrelay_attempt_duration_seconds{kind=dokument} sum":   0.25,
 			},
 		},
+		"credentials that expire": {
+			func(m *telemetry.Metrics) { m.CredentialExpiry(telemetry.CredentialNATSCert, at) },
+			map[string]float64{"kexrelay_credential_expiry_timestamp_seconds{credential=nats_cert}": 1700000000},
+		},
 		"an unknown outcome": {
 			func(m *telemetry.Metrics) { m.UnknownOutcome(update.Comments) },
 			map[string]float64{"kexrelay_unknown_outcomes_total{kind=kommentare}": 1},
+		},
+		"how long a delivery took": {
+			func(m *telemetry.Metrics) {
+				m.Took(update.Comments, update.Delivered, 3*time.Second, 250*time.Millisecond)
+			},
+			map[string]float64{
+				"kexrelay_update_duration_seconds{kind=kommentare,outcome=delivered} count": 1,
+				"kexrelay_update_duration_seconds{kind=kommentare,outcome=delivered} sum":   3,
+				"kexrelay_settle_duration_seconds{kind=kommentare} count":                   1,
+				"kexrelay_settle_duration_seconds{kind=kommentare} sum":                     0.25,
+			},
+		},
+		"clocks that differ make no negative duration": {
+			func(m *telemetry.Metrics) {
+				m.Took(update.Comments, update.Delivered, -time.Second, -time.Second)
+			},
+			map[string]float64{
+				"kexrelay_update_duration_seconds{kind=kommentare,outcome=delivered} count": 1,
+				"kexrelay_settle_duration_seconds{kind=kommentare} count":                   1,
+			},
+		},
+		"a possible duplicate": {
+			func(m *telemetry.Metrics) { m.PossibleDuplicate(update.Document) },
+			map[string]float64{"kexrelay_possible_duplicates_total{kind=dokument}": 1},
 		},
 		"a delivery has no reason": {
 			func(m *telemetry.Metrics) { m.Settled(update.Comments, update.Delivered, fault.BadRequest) },
@@ -176,6 +210,10 @@ func TestWhatHappenedIsCountedWhereItBelongs(t *testing.T) {
 			func(m *telemetry.Metrics) { m.NATSError(telemetry.NATSDisconnected) },
 			map[string]float64{"kexrelay_nats_errors_total{error=disconnected}": 1},
 		},
+		"a server that was left": {
+			func(m *telemetry.Metrics) { m.NATSError(telemetry.NATSSilent) },
+			map[string]float64{"kexrelay_nats_errors_total{error=silent}": 1},
+		},
 		"a refused subject": {
 			func(m *telemetry.Metrics) { m.NATSError(telemetry.NATSPermission) },
 			map[string]float64{"kexrelay_nats_errors_total{error=permission}": 1},
@@ -199,6 +237,8 @@ func TestForeignLabelsMakeNoSeriesOfTheirOwn(t *testing.T) {
 	touch := func(text string) {
 		m.Attempt(update.Kind(text), telemetry.Class(text), 0)
 		m.UnknownOutcome(update.Kind(text))
+		m.Took(update.Kind(text), update.Outcome(text), 0, 0)
+		m.PossibleDuplicate(update.Kind(text))
 		m.Settled(update.Kind(text), update.Outcome(text), fault.Reason(text))
 		m.Settled(update.Kind(text), update.DeadLettered, fault.Reason(text))
 		m.Hold(fault.Reason(text), true, time.Now())
@@ -240,7 +280,10 @@ func TestGaugesAreReadAtEachScrape(t *testing.T) {
 	}
 	for _, value = range []float64{3, 4, 5} {
 		got := scrape(t, m)
-		for _, name := range []string{"inflight_requests", "held_updates", "held_bytes", "lanes", "nats_connected", "leased_partitions"} {
+		for _, name := range []string{
+			"inflight_requests", "held_updates", "held_bytes", "lanes", "nats_connected", "leased_partitions", "stranded_partitions", "ready_updates", "ready",
+			"token_usable", "token_expiry_timestamp_seconds", "token_failed_timestamp_seconds",
+		} {
 			if v, ok := got["kexrelay_"+name+"{}"]; !ok || v != value {
 				t.Errorf("%s = %v, %v, want %v", name, v, ok, value)
 			}
@@ -260,6 +303,9 @@ func TestMetricNamesPassTheLinterAndHaveThePrefix(t *testing.T) {
 		if err := m.RegisterGauge(g, func() float64 { return 0 }); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := m.RegisterSources(sources(true)); err != nil {
+		t.Fatal(err)
 	}
 	own := slices.Collect(maps.Keys(families(t, m)))
 	problems, err := testutil.GatherAndLint(telemetry.Gatherer(m), own...)
@@ -330,5 +376,17 @@ func TestAttemptsAreClassedByTheirError(t *testing.T) {
 				t.Errorf("ClassOf(%v) = %s, want %s", err, got, want)
 			}
 		}
+	}
+}
+
+// Two calls per attempt and three per settlement are on the way of every update.
+func TestCountingAllocatesNothing(t *testing.T) {
+	m := telemetry.NewMetrics(build)
+	if allocations := testing.AllocsPerRun(1000, func() {
+		m.Attempt(update.Comments, telemetry.ClassOf(nil), time.Millisecond)
+		m.Settled(update.Comments, update.Delivered, "")
+		m.Took(update.Comments, update.Delivered, time.Second, time.Millisecond)
+	}); allocations > 0 {
+		t.Errorf("%v allocations per update, want none", allocations)
 	}
 }

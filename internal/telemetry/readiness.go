@@ -13,6 +13,7 @@ const (
 	ReasonOK            = "ok"
 	ReasonStandby       = "standby"
 	ReasonNoNATS        = "no_nats"
+	ReasonStarting      = "starting"
 	ReasonWrongTopology = "wrong_topology"
 )
 
@@ -23,6 +24,8 @@ const maxDetail = 1024
 type Readiness struct {
 	// Connected says that NATS is connected.
 	Connected bool
+	// Starting says that the topology was not looked at yet.
+	Starting bool
 	// TopologyProblem says what is wrong with streams, consumers or buckets; empty if nothing is.
 	TopologyProblem string
 	// Holds are the reasons sending is held for, in any order.
@@ -34,7 +37,9 @@ type Readiness struct {
 // Hold is one reason sending is held for.
 type Hold struct {
 	Reason fault.Reason
-	Since  time.Time
+	// Kind is the only kind of updates it is about, empty for all.
+	Kind  string
+	Since time.Time
 	// NextProbe is zero if none is planned: an operator's hold has no probes.
 	NextProbe time.Time
 	// Detail is scrubbed by whoever made it: no secret, no content.
@@ -42,7 +47,7 @@ type Hold struct {
 }
 
 // Verdict decides whether the process is ready, and the one reason that says why or why not. It is not when it
-// cannot work (no NATS, a wrong topology) or when somebody has to act here (holds unauthorized and storage). It is
+// cannot work (no NATS, a wrong topology, not yet) or when somebody has to act here (holds unauthorized and storage). It is
 // while it waits for Europace or an operator, and as a standby: a rolling update must not wait for those. A hold
 // of a reason that is no hold's counts as not ready, so that it is noticed.
 func (r Readiness) Verdict() (ready bool, reason string) {
@@ -51,6 +56,8 @@ func (r Readiness) Verdict() (ready bool, reason string) {
 		return false, ReasonNoNATS
 	case r.TopologyProblem != "":
 		return false, ReasonWrongTopology
+	case r.Starting:
+		return false, ReasonStarting
 	}
 	harmless := []fault.Reason{fault.Operator, fault.Forbidden, fault.Throttling, fault.Outage}
 	for _, h := range r.sorted() {
@@ -91,6 +98,7 @@ type report struct {
 
 type heldReport struct {
 	Reason    string     `json:"reason"`
+	Kind      string     `json:"kind,omitempty"`
 	Since     time.Time  `json:"since"`
 	NextProbe *time.Time `json:"nextProbe,omitempty"`
 	Detail    string     `json:"detail,omitempty"`
@@ -100,7 +108,7 @@ func (r Readiness) report() report {
 	out := report{Holds: []heldReport{}, Standby: r.Standby, Detail: bounded(r.TopologyProblem)}
 	out.Ready, out.Reason = r.Verdict()
 	for _, h := range r.sorted() {
-		held := heldReport{Reason: bounded(string(h.Reason)), Since: h.Since.UTC(), Detail: bounded(h.Detail)}
+		held := heldReport{Reason: bounded(string(h.Reason)), Kind: h.Kind, Since: h.Since.UTC(), Detail: bounded(h.Detail)}
 		if !h.NextProbe.IsZero() {
 			next := h.NextProbe.UTC()
 			held.NextProbe = &next

@@ -31,6 +31,8 @@ func TestReadinessIsDecidedAsDesigned(t *testing.T) {
 	}{
 		"working":                             {held(), true, "ok"},
 		"just started":                        {telemetry.Readiness{}, false, "no_nats"},
+		"starting":                            {telemetry.Readiness{Connected: true, Starting: true}, false, "starting"},
+		"starting with a wrong topology":      {telemetry.Readiness{Connected: true, Starting: true, TopologyProblem: "x"}, false, "wrong_topology"},
 		"standby":                             {standby(held()), true, "standby"},
 		"no NATS":                             {without(held(), false, ""), false, "no_nats"},
 		"no NATS as standby":                  {standby(without(held(), false, "")), false, "no_nats"},

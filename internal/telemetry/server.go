@@ -34,11 +34,13 @@ type Deps struct {
 	Logger  *slog.Logger
 }
 
-// Server answers /livez, /readyz and /metrics, to GET and HEAD alone.
+// Server answers /livez, /readyz and /metrics, or profiles, to GET and HEAD alone.
 type Server struct {
-	addr   string
-	server *http.Server
-	logger *slog.Logger
+	addr string
+	// serves and option are what it serves, and how its address is chosen, in words for errors.
+	serves, option string
+	server         *http.Server
+	logger         *slog.Logger
 
 	mu       sync.Mutex
 	listener net.Listener
@@ -47,17 +49,21 @@ type Server struct {
 
 // NewServer makes a server for the address (host:port; port 0 is any free one). It does not listen yet.
 func NewServer(addr string, deps Deps) *Server {
+	return newServer(addr, "health and metrics", "--http-addr or KEXRELAY_HTTP_ADDR", deps.Logger, handler(deps))
+}
+
+func newServer(addr, serves, option string, logger *slog.Logger, answers http.Handler) *Server {
 	return &Server{
-		addr:   addr,
-		logger: deps.Logger,
+		addr: addr, serves: serves, option: option,
+		logger: logger,
 		server: &http.Server{
-			Handler:           handler(deps),
+			Handler:           private(answers),
 			ReadHeaderTimeout: readHeaderTimeout,
 			ReadTimeout:       readTimeout,
 			WriteTimeout:      writeTimeout,
 			IdleTimeout:       idleTimeout,
 			MaxHeaderBytes:    maxHeaderBytes,
-			ErrorLog:          slog.NewLogLogger(deps.Logger.Handler(), slog.LevelWarn),
+			ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 		},
 	}
 }
@@ -78,10 +84,15 @@ func handler(deps Deps) http.Handler {
 		answer(w, deps.Logger, status, body)
 	})
 	mux.Handle("GET /metrics", deps.Metrics)
+	return mux
+}
+
+// private keeps answers out of caches and from being taken for something else.
+func private(answers http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		mux.ServeHTTP(w, r)
+		answers.ServeHTTP(w, r)
 	})
 }
 
@@ -108,14 +119,13 @@ func (s *Server) Start(ctx context.Context) error {
 	l, err := lc.Listen(ctx, "tcp", s.addr)
 	if err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
-			return fmt.Errorf("listening on %s for health and metrics: another process has the address; "+
-				"end it or choose another with --http-addr or KEXRELAY_HTTP_ADDR: %w", s.addr, err)
+			return fmt.Errorf("listening on %s for %s: another process has the address; end it or choose another with %s: %w",
+				s.addr, s.serves, s.option, err)
 		}
 		if notOurs(err) {
-			return fmt.Errorf("listening on %s for health and metrics: %w; choose another with --http-addr or KEXRELAY_HTTP_ADDR: %w",
-				s.addr, ErrAddress, err)
+			return fmt.Errorf("listening on %s for %s: %w; choose another with %s: %w", s.addr, s.serves, ErrAddress, s.option, err)
 		}
-		return fmt.Errorf("listening on %s for health and metrics: %w", s.addr, err)
+		return fmt.Errorf("listening on %s for %s: %w", s.addr, s.serves, err)
 	}
 	done := make(chan struct{})
 	s.mu.Lock()
@@ -123,8 +133,8 @@ func (s *Server) Start(ctx context.Context) error {
 	s.mu.Unlock()
 	go func() {
 		defer close(done)
-		if err := s.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			s.logger.Error("serving health and metrics ended", slog.String("error", err.Error()))
+		if err := s.server.Serve(limit(l, maxConns)); !errors.Is(err, http.ErrServerClosed) {
+			s.logger.Error("serving ended", slog.String("serves", s.serves), slog.String("error", err.Error()))
 		}
 	}()
 	return nil
@@ -154,7 +164,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		<-done
 	}
 	if err != nil {
-		return fmt.Errorf("stopping to serve health and metrics: %w", err)
+		return fmt.Errorf("stopping to serve %s: %w", s.serves, err)
 	}
 	return nil
 }
