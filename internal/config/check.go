@@ -29,6 +29,9 @@ func (l *loader) check(set OptionSet) {
 			l.derive(keySource, l.serve.Relay.Source)
 		}
 	}
+	if set&EmbeddedOptions != 0 {
+		l.checkEmbedded()
+	}
 	if set&ConnectionOptions != 0 {
 		l.checkConnection(set)
 	}

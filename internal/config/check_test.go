@@ -15,6 +15,9 @@ func TestOptionsAreCheckedAgainstEachOther(t *testing.T) {
 	_, otherKey := certificate(t)
 	text := writeFile(t, "text", "no certificate\n")
 	empty := writeFile(t, "empty", "")
+	embedded := func(more ...string) []string {
+		return append([]string{"KEXRELAY_EMBEDDED", "true", "KEXRELAY_EMBEDDED_DIR", "data"}, more...)
+	}
 	for name, tc := range map[string]struct {
 		env  []string
 		want string // "" is valid; else the whole error.
@@ -81,6 +84,30 @@ func TestOptionsAreCheckedAgainstEachOther(t *testing.T) {
 		"password without user": {
 			[]string{"NATS_PASSWORD", "p"},
 			`NATS_USER (--user, nats.user): is required with NATS_PASSWORD`,
+		},
+		"NATS in the process":                  {env: embedded()},
+		"NATS in the process, another address": {env: embedded("KEXRELAY_EMBEDDED_ADDR", "[::1]:4333")},
+		"NATS in the process, with its users":  {env: embedded("KEXRELAY_EMBEDDED_ADDR", ":4222", "KEXRELAY_EMBEDDED_CONFIG", text)},
+		"NATS in the process, open to everybody": {
+			embedded("KEXRELAY_EMBEDDED_ADDR", ":4222"),
+			`KEXRELAY_EMBEDDED_ADDR: ":4222" is open to everybody who reaches it: nats-server asks nobody for a password until KEXRELAY_EMBEDDED_CONFIG names users`,
+		},
+		"NATS in the process, without a directory": {
+			[]string{"KEXRELAY_EMBEDDED", "true"},
+			`KEXRELAY_EMBEDDED_DIR (--embedded-dir, embedded-dir): is required with KEXRELAY_EMBEDDED: the directory updates are kept in`,
+		},
+		"NATS in the process, in a file": {
+			embedded("KEXRELAY_EMBEDDED_DIR", text), `KEXRELAY_EMBEDDED_DIR: "` + text + `" is not a directory`,
+		},
+		"NATS in the process and elsewhere": {
+			embedded("NATS_URL", "nats://other:4222"),
+			`NATS_URL: is set together with KEXRELAY_EMBEDDED, whose server is in this process; keep one of them`,
+		},
+		"NATS in the process, configuration empty": {
+			embedded("KEXRELAY_EMBEDDED_CONFIG", empty), `KEXRELAY_EMBEDDED_CONFIG: "` + empty + `" is an empty file`,
+		},
+		"a directory without NATS in the process": {
+			[]string{"KEXRELAY_EMBEDDED_DIR", "data"}, `KEXRELAY_EMBEDDED_DIR: is of no use without KEXRELAY_EMBEDDED`,
 		},
 		"two ways to another JetStream": {
 			[]string{"NATS_JS_DOMAIN", "a", "NATS_JS_API_PREFIX", "b"},
@@ -227,6 +254,11 @@ func TestValues(t *testing.T) {
 			good: map[string]any{":8080": ":8080", "[::1]:0": "[::1]:0", "host:65535": "host:65535"},
 			bad:  []string{"8080", "host", "host:http", "host:65536", "::1:80", "a b:80", "host:-1"},
 			get:  func(s config.Serve) any { return s.HTTP.Addr },
+		},
+		"KEXRELAY_PPROF_ADDR": {
+			good: map[string]any{"127.0.0.1:6060": "127.0.0.1:6060", "[::1]:0": "[::1]:0", "localhost:1": "localhost:1", "127.9.9.9:1": "127.9.9.9:1"},
+			bad:  []string{":6060", "0.0.0.0:6060", "[::]:6060", "192.0.2.1:6060", "host:6060", "localhost.example:1", "6060", "127.0.0.1"},
+			get:  func(s config.Serve) any { return s.HTTP.PprofAddr },
 		},
 		"KEXRELAY_LOG_LEVEL": {
 			good: map[string]any{"debug": "DEBUG", "WARN": "WARN", "error": "ERROR", "info": "INFO"},

@@ -25,6 +25,8 @@ type Serve struct {
 	Relay Relay
 	HTTP  HTTP
 	Log   Log
+	// Embedded is the NATS server in this process, if there is to be one; NATS.Servers is then it.
+	Embedded Embedded
 
 	settings []Setting
 }
@@ -80,6 +82,8 @@ type Relay struct {
 type HTTP struct {
 	// Addr serves /livez, /readyz and /metrics.
 	Addr string
+	// PprofAddr serves profiles, of loopback; empty for none.
+	PprofAddr string
 }
 
 // Log is what is logged and how.
@@ -107,11 +111,38 @@ const (
 	JSON LogFormat = "json"
 )
 
+// Embedded is the NATS server of a single machine.
+type Embedded struct {
+	Enabled bool
+	// Dir keeps its streams.
+	Dir string
+	// Addr is where it listens, host:port.
+	Addr string
+	// ConfigFile is a nats-server configuration with what is not set here, or empty.
+	ConfigFile string
+	Sync       EmbeddedSync
+}
+
+// EmbeddedSync is when the embedded server writes through to the disk.
+type EmbeddedSync string
+
+// Before each PubAck, or now and then.
+const (
+	SyncAlways   EmbeddedSync = "always"
+	SyncInterval EmbeddedSync = "interval"
+)
+
 // LoadServe gives the configuration of the relay out of the flags RegisterFlags put into fs, the environment and
 // the file (see [File]; "" is none), and lets the checks look at it. fs and env may be nil. The error joins an *OptionError for every mistake
 // there is; the Serve is then empty.
 func LoadServe(fs *pflag.FlagSet, env Env, file string, checks ...Check) (Serve, error) {
 	return load(fs, env, file, ServeOptions, checks...)
+}
+
+// Inspect is LoadServe for showing what was given: beside an error the Serve still has its Settings and can be printed,
+// and is good for nothing else. The value of a wrong option is shown only where its error may show it.
+func Inspect(fs *pflag.FlagSet, env Env, file string, checks ...Check) (Serve, error) {
+	return loadAll(fs, env, file, ServeOptions, checks...)
 }
 
 // Check looks at settings that only another package can judge. Its error becomes one of the mistakes.
@@ -125,6 +156,37 @@ func CheckContext(usable func(name string) error) Check {
 		}
 		if err := usable(l.serve.NATS.Context); err != nil {
 			l.failValue(keyContext, "is no context to connect with: "+err.Error())
+		}
+	}
+}
+
+// CheckEmbedded is asked about the embedded server's configuration file, if there is one. Its problems must not repeat
+// what may be secret.
+func CheckEmbedded(problem func(Embedded) error) Check {
+	return func(l *loader) {
+		if !l.serve.Embedded.Enabled || !l.has(keyEmbeddedConfig) || !l.right(keyEmbeddedConfig, keyEmbeddedAddr) {
+			return
+		}
+		if err := problem(l.serve.Embedded); err != nil {
+			l.failValue(keyEmbeddedConfig, err.Error())
+		}
+	}
+}
+
+// CheckIdentity is asked about the files with credentials and with a seed, if there are any: each says, as the rest of a
+// sentence, what is wrong with one.
+func CheckIdentity(creds, nkey func(path string) error) Check {
+	return func(l *loader) {
+		for _, file := range []struct {
+			key, path string
+			usable    func(string) error
+		}{{keyCreds, l.serve.NATS.Creds, creds}, {keyNKey, l.serve.NATS.NKey, nkey}} {
+			if file.path == "" || !l.right(file.key) {
+				continue
+			}
+			if err := file.usable(file.path); err != nil {
+				l.failValue(file.key, err.Error())
+			}
 		}
 	}
 }

@@ -17,6 +17,15 @@ type loader struct {
 
 // load takes the chosen options from all sources, parses them and checks them against each other.
 func load(fs *pflag.FlagSet, env Env, file string, set OptionSet, checks ...Check) (Serve, error) {
+	serve, err := loadAll(fs, env, file, set, checks...)
+	if err != nil {
+		return Serve{}, err
+	}
+	return serve, nil
+}
+
+// loadAll is load that also beside an error gives what there is to print of the options.
+func loadAll(fs *pflag.FlagSet, env Env, file string, set OptionSet, checks ...Check) (Serve, error) {
 	table := Options(set)
 	fromFile, errs := readConfigFile(file, table)
 	l := &loader{options: map[string]Option{}, given: map[string]given{}, wrong: map[string]bool{}, errs: errs}
@@ -28,13 +37,10 @@ func load(fs *pflag.FlagSet, env Env, file string, set OptionSet, checks ...Chec
 	for _, check := range checks {
 		check(l)
 	}
-	if len(l.errs) > 0 {
-		return Serve{}, errors.Join(l.errs...)
-	}
 	for _, o := range table {
 		l.serve.settings = append(l.serve.settings, l.setting(o))
 	}
-	return l.serve, nil
+	return l.serve, errors.Join(l.errs...)
 }
 
 // take parses one option's text into its field. An empty text leaves the field empty: that is no mistake for an

@@ -12,6 +12,7 @@ func Markdown() string {
 		{"The relay", RelayOptions},
 		{"Health and metrics", HTTPOptions},
 		{"Logs", LogOptions},
+		{"NATS in the process", EmbeddedOptions},
 		{"NATS (the nats CLI's names)", ConnectionOptions},
 	}
 	var b strings.Builder

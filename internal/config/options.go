@@ -13,10 +13,11 @@ const (
 	RelayOptions
 	HTTPOptions
 	LogOptions
+	EmbeddedOptions
 	ConnectionOptions
 
 	// ServeOptions are all of them.
-	ServeOptions = KEXOptions | RelayOptions | HTTPOptions | LogOptions | ConnectionOptions
+	ServeOptions = KEXOptions | RelayOptions | HTTPOptions | LogOptions | EmbeddedOptions | ConnectionOptions
 )
 
 // Option is one row of the option table.
@@ -62,6 +63,12 @@ const (
 	keyRetryBudget      = "retry-budget"
 	keyShutdownTimeout  = "shutdown-timeout"
 	keyHTTPAddr         = "http-addr"
+	keyPprofAddr        = "pprof-addr"
+	keyEmbedded         = "embedded"
+	keyEmbeddedDir      = "embedded-dir"
+	keyEmbeddedAddr     = "embedded-addr"
+	keyEmbeddedConfig   = "embedded-config"
+	keyServers          = "nats.url"
 	keyContext          = "nats.context"
 	keyCreds            = "nats.creds" //nolint:gosec // The name of an option, no credential.
 	keyNKey             = "nats.nkey"
@@ -70,6 +77,7 @@ const (
 	keyTLSCert          = "nats.cert"
 	keyTLSKey           = "nats.key"
 	keyTLSCA            = "nats.ca"
+	keyTLSFirst         = "nats.tls-first"
 	keyJSDomain         = "nats.js-domain"
 	keyJSAPIPrefix      = "nats.js-api-prefix"
 )
@@ -77,7 +85,7 @@ const (
 // Options is the option table: every option of the chosen sets, in the order they are listed to people.
 func Options(set OptionSet) []Option {
 	var chosen []Option
-	for _, table := range [][]Option{kexOptions(), relayOptions(), httpOptions(), logOptions(), connectionOptions()} {
+	for _, table := range [][]Option{kexOptions(), relayOptions(), httpOptions(), logOptions(), embeddedOptions(), connectionOptions()} {
 		for _, o := range table {
 			if o.Set&set != 0 {
 				chosen = append(chosen, o)

@@ -76,11 +76,11 @@ func relayOptions() []Option {
 		}, func(s *Serve) *string { return &s.Relay.TracePrefix }, parseTracePrefix),
 		option(Option{
 			Key: "concurrency", Set: set, Value: "NUMBER", Default: "64",
-			Help: "How many requests may be in flight",
+			Help: "How many requests may be in flight at most; fewer at the start and while the API is slow or throttles",
 		}, func(s *Serve) *int { return &s.Relay.Concurrency }, parseConcurrency),
 		option(Option{
 			Key: "rate", Set: set, Value: "NUMBER", Default: "0",
-			Help: "Requests per second at most, 0 for no limit",
+			Help: "Requests per second at most, of all replicas together; 0 for no limit",
 		}, func(s *Serve) *float64 { return &s.Relay.Rate }, parseRate),
 		option(Option{
 			Key: keyRetryInitial, Set: set, Value: "DURATION", Default: "500ms",
@@ -117,6 +117,10 @@ func httpOptions() []Option {
 			Key: keyHTTPAddr, Set: set, Value: "HOST:PORT", Default: "127.0.0.1:8080",
 			Help: "Where `/livez`, `/readyz` and `/metrics` are served",
 		}, func(s *Serve) *string { return &s.HTTP.Addr }, parseAddr),
+		option(Option{
+			Key: keyPprofAddr, Set: set, Value: "HOST:PORT",
+			Help: "Where profiles are served for `go tool pprof`, on loopback alone; off if not set",
+		}, func(s *Serve) *string { return &s.HTTP.PprofAddr }, parseLoopback),
 	}
 }
 
@@ -134,12 +138,39 @@ func logOptions() []Option {
 	}
 }
 
+// embeddedOptions are about the NATS server in this process.
+func embeddedOptions() []Option {
+	const set = EmbeddedOptions
+	return []Option{
+		option(Option{
+			Key: keyEmbedded, Set: set, Value: "bool", Default: "false",
+			Help: "Run NATS in this process, for a single machine without one",
+		}, func(s *Serve) *bool { return &s.Embedded.Enabled }, parseBool),
+		option(Option{
+			Key: keyEmbeddedDir, Set: set, Value: "DIR",
+			Help: "The directory its streams are kept in; required with `--embedded`",
+		}, func(s *Serve) *string { return &s.Embedded.Dir }, parsePath),
+		option(Option{
+			Key: keyEmbeddedAddr, Set: set, Value: "HOST:PORT", Default: "127.0.0.1:4222",
+			Help: "Where publishers reach it; beyond loopback only with users in `--embedded-config`",
+		}, func(s *Serve) *string { return &s.Embedded.Addr }, parseAddr),
+		option(Option{
+			Key: keyEmbeddedConfig, Set: set, Value: "FILE",
+			Help: "A nats-server configuration with its users, TLS and limits",
+		}, func(s *Serve) *string { return &s.Embedded.ConfigFile }, parsePath),
+		option(Option{
+			Key: "embedded-sync", Set: set, Value: "always|interval", Default: string(SyncAlways),
+			Help: "When it writes through to the disk: before each PubAck, or every two minutes, which a power cut may cost",
+		}, func(s *Serve) *EmbeddedSync { return &s.Embedded.Sync }, oneOf(SyncAlways, SyncInterval)),
+	}
+}
+
 // connectionOptions have the nats CLI's names; keys and the environment names it does not have follow the rule.
 func connectionOptions() []Option {
 	const set = ConnectionOptions
 	return []Option{
 		option(Option{
-			Key: "nats.url", Flag: "server", Short: "s", Set: set, Value: "URL", separator: ",",
+			Key: keyServers, Flag: "server", Short: "s", Set: set, Value: "URL", separator: ",",
 			Help: "NATS servers, separated by commas; the context's or nats://127.0.0.1:4222 if not set",
 		}, func(s *Serve) *Servers { return &s.NATS.Servers }, ServersOf),
 		option(Option{
@@ -175,7 +206,7 @@ func connectionOptions() []Option {
 			Help: "TLS certificate authorities to trust",
 		}, func(s *Serve) *string { return &s.NATS.TLSCA }, parsePath),
 		option(Option{
-			Key: "nats.tls-first", Flag: "tlsfirst", Set: set, Value: "bool", Default: "false",
+			Key: keyTLSFirst, Flag: "tlsfirst", Set: set, Value: "bool", Default: "false",
 			Help: "Begin TLS before the server's greeting",
 		}, func(s *Serve) *bool { return &s.NATS.TLSFirst }, parseBool),
 		option(Option{

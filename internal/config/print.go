@@ -34,6 +34,8 @@ func (l *loader) setting(o Option) Setting {
 	switch {
 	case o.Secret && shown != "":
 		shown = redacted
+	case l.wrong[o.Key]:
+		shown = o.showable(shown) // It may be a secret in the wrong place.
 	case o.Key == "nats.url":
 		shown = l.serve.NATS.Servers.String()
 	}

@@ -223,6 +223,17 @@ func parseAddr(text string) (string, error) {
 	return text, nil
 }
 
+// parseLoopback takes what parseAddr takes, of this machine's loopback alone.
+func parseLoopback(text string) (string, error) {
+	if _, err := parseAddr(text); err != nil {
+		return "", err
+	}
+	if !isLoopback("http://" + text) {
+		return "", errors.New("is not of loopback; write for example 127.0.0.1:6060")
+	}
+	return text, nil
+}
+
 // validHost takes an IP address, a host name or nothing. What looks like an IPv4 address has to be one.
 func validHost(host string) bool {
 	if host == "" {

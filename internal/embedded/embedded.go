@@ -1,11 +1,12 @@
 // Package embedded runs a nats-server with JetStream inside the process.
 //
 // It is the NATS of `kexrelay dev`, of `kexrelay serve --embedded` and of the tests; everything else, the relay
-// itself included, talks to it over loopback like to any other server and cannot tell the difference. It listens
+// itself included, talks to it over TCP like to any other server and cannot tell the difference. It listens
 // on 127.0.0.1 unless told otherwise, installs no signal handlers and never ends the process.
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ const (
 	requestedFree   = -1
 	storeDirPattern = "kexrelay-nats-"
 	lockName        = "kexrelay.lock"
+	serverName      = "kexrelay-embedded"
 )
 
 // Options says how the server runs. The zero value is a server on a free loopback port in a temporary directory.
@@ -54,6 +56,9 @@ type Options struct {
 	// SyncAlways writes every message through to the disk before it is acknowledged, for machines that may lose
 	// power; it costs most of the publish rate.
 	SyncAlways bool
+	// ConfigFile is a nats-server configuration with users, TLS, limits and whatever else these options do not say; empty
+	// means none. [CheckConfig] says what it must not hold.
+	ConfigFile string
 	// Logger gets the server's lines: warnings and errors at warn, everything else at debug. Nil means none.
 	Logger *slog.Logger
 }
@@ -73,6 +78,8 @@ var (
 	ErrPortTaken = errors.New("the port is taken")
 	// ErrStoreTaken says that another process runs a server on the same store directory.
 	ErrStoreTaken = errors.New("another process uses it")
+	// ErrConfig says that the configuration file is wrong; trying again is of no use.
+	ErrConfig = errors.New("the configuration of the embedded nats-server is wrong")
 )
 
 // Start starts a server and returns when it takes connections, at the latest after 30 s. The caller ends it with
@@ -116,9 +123,6 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Port == 0 {
 		o.Port = requestedFree
-	}
-	if o.MaxPayload == 0 {
-		o.MaxPayload = DefaultMaxPayload
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -183,19 +187,14 @@ func (s *Server) openStore() error {
 }
 
 func (s *Server) run(opts Options) error {
-	nats, err := server.NewServer(&server.Options{
-		ServerName:             "kexrelay-embedded",
-		Host:                   opts.Host,
-		Port:                   opts.Port,
-		MaxPayload:             int32(opts.MaxPayload), //nolint:gosec // G115: withDefaults bounds it by 64 MiB.
-		JetStream:              true,
-		StoreDir:               s.storeDir,
-		JetStreamMaxMemory:     maxMemory,
-		JetStreamMaxStore:      opts.MaxStore,
-		SyncAlways:             opts.SyncAlways,
-		NoSigs:                 true,
-		DisableJetStreamBanner: true,
-	})
+	settings, err := s.settings(opts)
+	if err != nil {
+		return err
+	}
+	nats, err := server.NewServer(settings)
+	if err != nil && opts.ConfigFile != "" { // It checks how the settings fit together.
+		return fmt.Errorf("%w: %s: %w", ErrConfig, opts.ConfigFile, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -210,6 +209,33 @@ func (s *Server) run(opts Options) error {
 		return fmt.Errorf("it took no connections within %s", startTimeout)
 	}
 	return nil
+}
+
+// settings are the server's: those of the configuration file, and over them the options.
+func (s *Server) settings(opts Options) (*server.Options, error) {
+	settings := &server.Options{ServerName: serverName}
+	if opts.ConfigFile != "" {
+		read, err := readConfig(opts.ConfigFile)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s %w", ErrConfig, opts.ConfigFile, err)
+		}
+		settings = read
+		settings.ServerName = cmp.Or(settings.ServerName, serverName)
+	}
+	settings.Host, settings.Port = opts.Host, opts.Port
+	settings.JetStream, settings.StoreDir = true, s.storeDir
+	if opts.MaxPayload != 0 || settings.MaxPayload == 0 {
+		settings.MaxPayload = int32(cmp.Or(opts.MaxPayload, DefaultMaxPayload)) //nolint:gosec // G115: withDefaults bounds it by 64 MiB.
+	}
+	if settings.JetStreamMaxMemory <= 0 {
+		settings.JetStreamMaxMemory = maxMemory
+	}
+	if opts.MaxStore != 0 {
+		settings.JetStreamMaxStore = opts.MaxStore
+	}
+	settings.SyncAlways = settings.SyncAlways || opts.SyncAlways
+	settings.NoSigs, settings.DisableJetStreamBanner = true, true
+	return settings, nil
 }
 
 func (s *Server) shutdown() error {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -122,15 +123,8 @@ func TestATakenPortIsRefusedUnlessFallingBack(t *testing.T) {
 }
 
 func TestAWishedPortThatIsFreeIsUsed(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	port := int(netip.MustParseAddrPort(address).Port())
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
+	port := embeddedtest.FreePort(t)
+	address := fmt.Sprintf("127.0.0.1:%d", port)
 	server, err := embedded.Start(embedded.Options{Port: port, FallBack: true})
 	if err != nil {
 		t.Fatal(err)

@@ -20,10 +20,11 @@ func Run(t TB) *embedded.Server {
 	return RunIn(t, t.TempDir())
 }
 
-// RunIn is Run with its files in dir, for tests that stop a server and start it again on the same files.
+// RunIn is Run with its files in dir, for tests that stop a server and start it again on the same files. Its port stays
+// the test's, so that they may start it again there.
 func RunIn(t TB, dir string) *embedded.Server {
 	t.Helper()
-	server, err := embedded.Start(embedded.Options{StoreDir: dir})
+	server, err := embedded.Start(embedded.Options{StoreDir: dir, Port: FreePort(t)})
 	if err != nil {
 		t.Fatalf("starting a nats-server: %v", err)
 	}
