@@ -1,10 +1,18 @@
 package main
 
 import (
+	"context"
+	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"kexrelay/internal/journal"
 )
+
+// mostCompleted is how many sequences a shell is offered.
+const mostCompleted = 50
 
 // completeFixed completes a flag with fixed values, also behind the last comma of a list.
 func completeFixed(cmd *cobra.Command, flag string, values ...string) {
@@ -35,4 +43,26 @@ func register(cmd *cobra.Command, flag string, complete cobra.CompletionFunc) {
 	if err := cmd.RegisterFlagCompletionFunc(flag, complete); err != nil {
 		panic(err)
 	}
+}
+
+// completeUpdates offers the sequence of one update that waits, with what it is about.
+func (e *environment) completeUpdates(cmd *cobra.Command, given []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionPatience)
+	defer cancel()
+	conn, err := connect(ctx, e, cmd)
+	if err != nil || len(given) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer disconnect(ctx, conn)
+	var found []cobra.Completion
+	for waiting, err := range journal.NewUpdates(conn.JetStream()).List(ctx, journal.UpdateFilter{}) {
+		if err != nil || len(found) == mostCompleted {
+			break
+		}
+		if seq := strconv.FormatUint(waiting.Seq, 10); strings.HasPrefix(seq, prefix) {
+			about := fmt.Sprintf("Vorgang %s, %s", waiting.Vorgangsnummer, waiting.Kind)
+			found = append(found, cobra.CompletionWithDesc(seq, printable(about)))
+		}
+	}
+	return found, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 }

@@ -41,7 +41,8 @@ func newConfigPrintCommand(env *environment) *cobra.Command {
 		Use:   "print",
 		Short: "Print the configuration with where each value comes from",
 		Long: `Prints the configuration exactly as serve would use it, each value with where it
-comes from. Secrets are not shown.`,
+comes from. Secrets are not shown. Of a wrong configuration it prints what was
+given, and what is wrong with it as config check does.`,
 		Example: `  kexrelay config print
   kexrelay config print --config /etc/kexrelay.yaml --json`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.print(cmd) },
@@ -51,12 +52,19 @@ comes from. Secrets are not shown.`,
 	return cmd
 }
 
+// serveChecks are what only NATS itself can say about the settings.
+func serveChecks() []config.Check {
+	return []config.Check{
+		config.CheckContext(queue.CheckContext), config.CheckIdentity(queue.CheckCreds, queue.CheckNKey), config.CheckEmbedded(checkEmbedded),
+	}
+}
+
 // loadServe reads serve's configuration from flags, environment and file. All mistakes together are one usage error.
 func loadServe(env *environment, cmd *cobra.Command) (config.Serve, error) {
 	lookup := config.EnvOf(env.environ)
-	settings, err := config.LoadServe(cmd.Flags(), lookup, config.File(cmd.Flags(), lookup), config.CheckContext(queue.CheckContext))
+	settings, err := config.LoadServe(cmd.Flags(), lookup, config.File(cmd.Flags(), lookup), serveChecks()...)
 	if err != nil {
-		return config.Serve{}, usagef("the configuration is wrong:\n%w", err)
+		return config.Serve{}, wrongConfiguration(err)
 	}
 	return settings, nil
 }
@@ -74,10 +82,20 @@ func (c *configCommand) print(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	settings, err := loadServe(c.env, cmd)
-	if err != nil {
+	lookup := config.EnvOf(c.env.environ)
+	settings, wrong := config.Inspect(cmd.Flags(), lookup, config.File(cmd.Flags(), lookup), serveChecks()...)
+	if err := printSettings(p, settings); err != nil {
 		return err
 	}
+	if wrong != nil {
+		return wrongConfiguration(wrong)
+	}
+	return nil
+}
+
+func wrongConfiguration(err error) error { return usagef("the configuration is wrong:\n%w", err) }
+
+func printSettings(p *printer, settings config.Serve) error {
 	if p.json {
 		return settings.Print(p.w, config.FormatJSON)
 	}
@@ -108,6 +126,7 @@ func registerServeFlags(cmd *cobra.Command) {
 		{"Relay:", config.RelayOptions},
 		{"Health and metrics:", config.HTTPOptions},
 		{"Logs:", config.LogOptions},
+		{"NATS in the process:", config.EmbeddedOptions},
 	} {
 		addOptions(cmd, group.title, group.set)
 	}

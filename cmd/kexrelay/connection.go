@@ -60,7 +60,7 @@ func connect(ctx context.Context, env *environment, cmd *cobra.Command) (*queue.
 }
 
 func connectionSettings(env *environment, cmd *cobra.Command) (config.Connection, error) {
-	settings, err := config.LoadConnection(cmd.Flags(), config.EnvOf(env.environ), config.CheckContext(queue.CheckContext))
+	settings, err := config.LoadConnection(cmd.Flags(), config.EnvOf(env.environ), config.CheckContext(queue.CheckContext), config.CheckIdentity(queue.CheckCreds, queue.CheckNKey))
 	if err != nil {
 		return config.Connection{}, usageError(err)
 	}
@@ -68,10 +68,21 @@ func connectionSettings(env *environment, cmd *cobra.Command) (config.Connection
 }
 
 func dial(ctx context.Context, env *environment, settings config.Connection) (*queue.Conn, error) {
+	return dialTold(ctx, env, settings, nil)
+}
+
+// dialTold is dial for a command that says itself what was denied.
+func dialTold(ctx context.Context, env *environment, settings config.Connection, denied func(subject string)) (*queue.Conn, error) {
+	logger := connectionLogger(env)
+	if denied != nil {
+		logger = slog.New(slog.DiscardHandler)
+	} else {
+		denied = env.denials.Listen()
+	}
 	opts := app.ConnectOptions(settings)
 	opts.Name = "kexrelay command"
 	opts.UseSelectedContext = true
-	conn, err := queue.Connect(ctx, opts, queue.Hooks{Logger: connectionLogger(env)})
+	conn, err := queue.Connect(ctx, opts, queue.Hooks{Logger: logger, OnPermission: denied})
 	if errors.Is(err, queue.ErrSettings) { // The selected context, or a file that a context names.
 		return nil, usageError(err)
 	}

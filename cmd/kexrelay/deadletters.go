@@ -3,51 +3,34 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"kexrelay/internal/config"
 	"kexrelay/internal/deadletter"
-	"kexrelay/internal/fault"
-	"kexrelay/internal/queue"
 )
+
+// completionPatience is how long a shell may wait for what it offers.
+const completionPatience = 2 * time.Second
 
 // deadLetters is what the commands on dead letters have in common.
 type deadLetters struct {
-	env       *environment
-	output    outputFlags
-	selection selection
-	reasons   []string
+	env      *environment
+	output   outputFlags
+	filtered deadLetterFilter
 }
 
 func newDeadLettersCommand(env *environment) *cobra.Command {
-	cmd := newGroupCommand("deadletters", "List dead letters, look at one, send them back",
-		newDeadLettersListCommand(env), newDeadLettersShowCommand(env), newDeadLettersReplayCommand(env))
+	cmd := newGroupCommand("deadletters", "List dead letters, look at one, send them back, discard them",
+		newDeadLettersListCommand(env), newDeadLettersShowCommand(env), newDeadLettersReplayCommand(env),
+		newDeadLettersEditCommand(env), newDeadLettersDiscardCommand(env), newDeadLettersEraseCommand(env),
+		newDeadLettersExportCommand(env), newDeadLettersImportCommand(env))
 	cmd.Aliases = []string{"deadletter", "dl"}
 	return cmd
-}
-
-func (d *deadLetters) registerFilter(cmd *cobra.Command) {
-	cmd.Flags().StringSliceVar(&d.reasons, "reason", nil, "only for this `reason`: bad_request, gone, …; several with commas")
-	d.selection.register(cmd)
-	d.selection.registerSince(cmd)
-	completeFixed(cmd, "reason", names(fault.DeadLetterReasons())...)
-}
-
-func (d *deadLetters) filter() (deadletter.Filter, error) {
-	selected, err := d.selection.parse(time.Now())
-	if err != nil {
-		return deadletter.Filter{}, err
-	}
-	reasons, err := parseReasons(d.reasons)
-	if err != nil {
-		return deadletter.Filter{}, err
-	}
-	return deadletter.Filter{
-		Reasons: reasons, Kinds: selected.kinds, Vorgangsnummer: selected.vorgang, Since: selected.since,
-	}, nil
 }
 
 // open connects and opens the store; the returned function closes both.
@@ -60,15 +43,11 @@ func (d *deadLetters) open(ctx context.Context, cmd *cobra.Command) (store *dead
 	if err != nil {
 		return nil, nil, err
 	}
-	store = openStore(conn, relay)
+	store = deadletter.New(conn.JetStream(), deadletter.Config{Source: relay.Source, Actor: d.env.actor()})
 	return store, func() {
 		store.Close()
 		disconnect(ctx, conn)
 	}, nil
-}
-
-func openStore(conn *queue.Conn, relay config.Relay) *deadletter.Store {
-	return deadletter.New(conn.JetStream(), deadletter.Config{Source: relay.Source})
 }
 
 // parseSeqs reads sequences of dead letters.
@@ -85,9 +64,8 @@ func parseSeqs(args []string) ([]uint64, error) {
 }
 
 // completeSeqs offers the sequences there are, with what they are about.
-func (d *deadLetters) completeSeqs(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	const most, patience = 50, 2 * time.Second
-	ctx, cancel := context.WithTimeout(cmd.Context(), patience)
+func (d *deadLetters) completeSeqs(cmd *cobra.Command, given []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionPatience)
 	defer cancel()
 	store, closeAll, err := d.open(ctx, cmd)
 	if err != nil {
@@ -95,12 +73,16 @@ func (d *deadLetters) completeSeqs(cmd *cobra.Command, _ []string, _ string) ([]
 	}
 	defer closeAll()
 	var found []cobra.Completion
-	for letter, err := range store.List(ctx, deadletter.Filter{Limit: most}) {
-		if err != nil {
+	for letter, err := range store.List(ctx, deadletter.Filter{}) {
+		if err != nil || len(found) == mostCompleted {
 			break
 		}
+		seq := strconv.FormatUint(letter.Seq, 10)
+		if !strings.HasPrefix(seq, prefix) || slices.Contains(given, seq) {
+			continue
+		}
 		about := fmt.Sprintf("%s, Vorgang %s, %s", letter.Reason, letter.Vorgangsnummer, letter.Kind)
-		found = append(found, cobra.CompletionWithDesc(strconv.FormatUint(letter.Seq, 10), printable(about)))
+		found = append(found, cobra.CompletionWithDesc(seq, printable(about)))
 	}
 	return found, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 }

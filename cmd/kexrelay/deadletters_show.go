@@ -1,59 +1,99 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"iter"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
-	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
 	"kexrelay/internal/deadletter"
-	"kexrelay/internal/fault"
-	"kexrelay/internal/update"
+	"kexrelay/internal/journal"
 )
 
 // deadLettersShowCommand is `kexrelay deadletters show`.
-type deadLettersShowCommand struct{ deadLetters }
+type deadLettersShowCommand struct {
+	deadLetters
+
+	reveal bool
+}
 
 func newDeadLettersShowCommand(env *environment) *cobra.Command {
-	c := &deadLettersShowCommand{deadLetters{env: env}}
+	c := &deadLettersShowCommand{deadLetters: deadLetters{env: env}}
 	cmd := &cobra.Command{
-		Use:   "show SEQ",
-		Short: "Show one dead letter, without its content",
-		Long: `Shows everything that is known of one dead letter: why and when, its headers,
-what its body is like. The content itself (file, file name, comments) is not
-shown.`,
-		Example: "  kexrelay deadletters show 17\n  kexrelay deadletters show 17 --json",
+		Use:   "show SEQ | UPDATE-ID | TRACE-ID",
+		Short: "Show one dead letter, without its content unless --reveal",
+		Long: `Shows everything that is known of one dead letter: why and when, what the API
+answered, its headers, what its body is like, what happened to the update
+before, what to do next. The content itself (file, file name, comments) is shown
+with --reveal alone, which leaves an audit event.`,
+		Example: `  kexrelay deadletters show 17
+  kexrelay deadletters show crm-4711 --json
+  kexrelay deadletters show 17 --reveal`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return errors.New("one SEQ, as kexrelay deadletters list shows it, is wanted")
+				return errors.New("one SEQ, as kexrelay deadletters list shows it, an update ID or a trace ID is wanted")
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, args[0]) },
 	}
-	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		if len(args) > 0 {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		return c.completeSeqs(cmd, args, prefix)
-	}
+	cmd.ValidArgsFunction = c.completeOneSeq
+	cmd.Flags().BoolVar(&c.reveal, "reveal", false, "show the content too, which leaves an audit event")
 	c.output.register(cmd)
 	addConnectionFlags(cmd)
 	return cmd
 }
 
-func (c *deadLettersShowCommand) run(cmd *cobra.Command, args []string) error {
-	p, err := c.output.open(c.env)
-	if err != nil {
-		return err
+// completeOneSeq offers sequences for the one argument.
+func (d *deadLetters) completeOneSeq(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	seqs, err := parseSeqs(args)
+	return d.completeSeqs(cmd, args, prefix)
+}
+
+// findOne finds the one dead letter that somebody means.
+func findOne(ctx context.Context, store *deadletter.Store, ref string) (deadletter.Summary, error) {
+	found, err := store.Find(ctx, ref)
+	switch {
+	case errors.Is(err, deadletter.ErrNotFound):
+		if _, isSeq := strconv.ParseUint(ref, 10, 64); isSeq == nil {
+			ref = "dead letter " + ref
+		}
+		return deadletter.Summary{}, fmt.Errorf("%s: %w; kexrelay trace tells what became of an update", shorten(printable(ref), 80), deadletter.ErrNotFound)
+	case err != nil:
+		return deadletter.Summary{}, err
+	case len(found) > 1:
+		var seqs []string
+		for _, letter := range found {
+			seqs = append(seqs, strconv.FormatUint(letter.Seq, 10))
+		}
+		return deadletter.Summary{}, usagef("%s is the ID of several dead letters: give one of their sequences, %s", shorten(printable(ref), 80), strings.Join(seqs, ", "))
+	}
+	return found[0], nil
+}
+
+// shown is a dead letter with all that is told of it.
+type shown struct {
+	deadletter.DeadLetter
+
+	// History is the result events of its update, InWork what somebody has begun with it.
+	History  []journal.Event `json:"history,omitempty"`
+	InWork   string          `json:"inWork,omitempty"`
+	WhatToDo string          `json:"whatToDo"`
+	// Body is the content, BodyBase64 one that is no UTF-8; only if it was asked for.
+	Body       *string `json:"body,omitempty"`
+	BodyBase64 []byte  `json:"bodyBase64,omitempty"`
+
+	notKnown error // Why there is no history.
+}
+
+func (c *deadLettersShowCommand) run(cmd *cobra.Command, ref string) error {
+	p, err := c.output.open(c.env)
 	if err != nil {
 		return err
 	}
@@ -63,7 +103,11 @@ func (c *deadLettersShowCommand) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	defer closeAll()
-	letter, err := store.Show(ctx, seqs[0])
+	found, err := findOne(ctx, store, ref)
+	if err != nil {
+		return err
+	}
+	letter, err := c.read(ctx, store, found)
 	if err != nil {
 		return err
 	}
@@ -73,122 +117,28 @@ func (c *deadLettersShowCommand) run(cmd *cobra.Command, args []string) error {
 	return showDeadLetter(p, letter)
 }
 
-func showDeadLetter(p *printer, letter deadletter.DeadLetter) error {
-	facts := [][2]string{
-		{"Dead letter", strconv.FormatUint(letter.Seq, 10)},
-		{"Reason", string(letter.Reason)},
-		{"Status", number(letter.Status)},
-		{"Detail", letter.Detail},
-		{"Vorgang", letter.Vorgangsnummer},
-		{"Kind", string(letter.Kind)},
-		{"Update ID", letter.UpdateID},
-		{"Trace ID", letter.TraceID},
-		{"Last request", letter.RequestID},
-		{"Attempts", strconv.Itoa(letter.Attempts)},
-		{"Replays", strconv.Itoa(letter.Replays)},
-		{"Published", moment(letter.UpdateAt)},
-		{"First attempt", moment(letter.FirstAttemptAt)},
-		{"Dead letter since", moment(letter.DeadLetteredAt)},
-		{"Published to", letter.Subject},
-		{"Body", content(letter.Content)},
-		{"Body object", letter.BodyObject},
+// read reads all that is told. What else is known of it must not keep it from being shown.
+func (c *deadLettersShowCommand) read(ctx context.Context, store *deadletter.Store, found deadletter.Summary) (shown, error) {
+	letter, err := store.Show(ctx, found.Seq)
+	if err != nil {
+		return shown{}, err
 	}
-	for name, value := range publishersHeaders(letter) {
-		facts = append(facts, [2]string{"Header", name + ": " + value})
+	s := shown{DeadLetter: letter, WhatToDo: whatToDo(letter)}
+	s.History, s.notKnown = store.History(ctx, letter.Summary)
+	if claim, there, err := store.Claim(ctx, letter.Summary); err == nil && there {
+		s.InWork = (&journal.ClaimedError{Claim: claim}).Error()
 	}
-	facts = append(facts, [2]string{"What to do", whatToDo(letter)})
-	for _, fact := range facts {
-		if fact[1] == "" {
-			continue
-		}
-		if err := p.fact(fact[0], fact[1], factColour(fact[0])); err != nil {
-			return err
-		}
+	if !c.reveal {
+		return s, nil
 	}
-	return nil
-}
-
-// whatToDo is the operator's next step.
-func whatToDo(letter deadletter.DeadLetter) string {
-	replay := fmt.Sprintf("kexrelay deadletters replay %d", letter.Seq)
-	switch letter.Reason {
-	case fault.BadRequest, fault.Invalid:
-		return "mend the publisher and publish anew: a replay sends the same body"
-	case fault.Gone:
-		return "nothing to book; should the Vorgang be there again: " + replay
-	case fault.Forbidden:
-		return "give the API client the right to this Vorgang, then " + replay
-	case fault.NotFound:
-		return "check the Vorgangsnummer (if it is wrong, publish anew) and KEX_BASE_URL, then " + replay
-	case fault.Redirected:
-		return "check KEX_BASE_URL, then " + replay
-	case fault.UnknownOutcome:
-		return "look into the Vorgang; only if it is not there " + replay
-	case fault.Exhausted:
-		return "find out why this one fails, then " + replay
-	case fault.Rejected, fault.ObjectMissing, fault.CrashLoop: // The detail says more.
-	case fault.Unauthorized, fault.Throttling, fault.Outage, fault.Storage, fault.Operator: // Of holds alone.
+	body, err := store.Reveal(ctx, letter.Summary)
+	if err != nil {
+		return shown{}, err
 	}
-	return "cure what the detail says, then " + replay
-}
-
-func factColour(name string) colour {
-	if name == "Reason" {
-		return bad
+	if utf8.Valid(body.Data) {
+		s.Body = new(string(body.Data))
+	} else {
+		s.BodyBase64 = body.Data
 	}
-	return plain
-}
-
-// publishersHeaders are the headers that are not told above already.
-func publishersHeaders(letter deadletter.DeadLetter) iter.Seq2[string, string] {
-	return func(yield func(name, value string) bool) {
-		for _, name := range slices.Sorted(maps.Keys(letter.Header)) {
-			lower := strings.ToLower(name)
-			if strings.HasPrefix(lower, "kex-") || strings.HasPrefix(lower, "nats-") || name == update.HeaderTraceID {
-				continue
-			}
-			for _, value := range letter.Header[name] {
-				if !yield(name, value) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// number is a number, nothing for 0.
-func number(n int) string {
-	if n == 0 {
-		return ""
-	}
-	return strconv.Itoa(n)
-}
-
-// moment is a time with how long ago it was, nothing for none.
-func moment(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return localTime(t) + " (" + duration(time.Since(t)) + " ago)"
-}
-
-// content says what a body is like.
-func content(c deadletter.Content) string {
-	if c.Missing {
-		return "missing: its object is gone"
-	}
-	words := size(c.Size)
-	switch c.JSON {
-	case "":
-		return words + ", no JSON"
-	case "array":
-		return words + ", JSON array of " + count(c.Elements, "element", "elements")
-	case "object":
-		fields := strings.Join(c.Fields, ", ")
-		if c.OtherFields > 0 {
-			fields += fmt.Sprintf(" and %d more", c.OtherFields)
-		}
-		return words + ", JSON object with " + fields
-	}
-	return words + ", JSON " + c.JSON
+	return s, nil
 }

@@ -62,6 +62,9 @@ Everything listens on this machine only. Without --dir nothing is left behind.`,
 }
 
 func (c *devCommand) run(ctx context.Context) (err error) {
+	if c.port < 0 || c.port > 65535 {
+		return usagef("--port: %d is no port: 1 to 65535, or 0 for any free one", c.port)
+	}
 	c.out = &lineWriter{w: c.env.stdout}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

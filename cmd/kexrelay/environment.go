@@ -7,6 +7,7 @@ import (
 	"golang.org/x/term"
 
 	"kexrelay/internal/config"
+	"kexrelay/internal/topology"
 )
 
 // environment is what a command may know of the outside: no command reads os.* itself, so that tests can run
@@ -16,6 +17,8 @@ type environment struct {
 	stdin   io.Reader
 	stdout  io.Writer
 	stderr  io.Writer
+	// denials end the calls of a command that NATS does not permit.
+	denials topology.Denials
 }
 
 // lookup gives the value of an environment variable.
@@ -38,6 +41,19 @@ func terminalWidth(stream any) int {
 		return 0
 	}
 	return width
+}
+
+// terminalHeight is the number of lines of the terminal behind stream, 0 if it is none.
+func terminalHeight(stream any) int {
+	file, ok := stream.(*os.File)
+	if !ok {
+		return 0
+	}
+	_, height, err := term.GetSize(int(file.Fd()))
+	if err != nil {
+		return 0
+	}
+	return height
 }
 
 // colour reports whether text on stream may be coloured: on a terminal that can, unless the user says no

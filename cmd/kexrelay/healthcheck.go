@@ -21,7 +21,6 @@ func newHealthcheckCommand() *cobra.Command {
 		Short:   "Ask a running relay whether it is well (for containers)",
 		Long:    "Asks a health endpoint of a running relay once: code 0 for a 200, else 1.",
 		Example: "  kexrelay healthcheck --url http://127.0.0.1:8080/readyz",
-		Hidden:  true,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return c.run(cmd) },
 	}
 	cmd.Flags().StringVar(&c.url, "url", "http://127.0.0.1:8080/livez", "the `url` of /livez or /readyz")

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -20,8 +23,8 @@ import (
 	"kexrelay/internal/update"
 )
 
-// scriptTimeout bounds each step of a script.
-const scriptTimeout = 20 * time.Second
+// scriptTimeout bounds each step of a script: it finds out what hangs, on a machine however busy.
+const scriptTimeout = time.Minute
 
 // connectScript connects to the script's server.
 func connectScript(ts *testscript.TestScript) jetstream.JetStream {
@@ -58,8 +61,13 @@ func (s *settler) next(ctx context.Context, end func(*update.Settlement)) (bool,
 	if err != nil {
 		return false, err
 	}
+	replay, err := journal.NewClaims(s.js).Lookup(ctx, msg.Header)
+	if err != nil {
+		return false, err
+	}
 	u, err := update.Decode(update.Message{
 		Subject: topology.PublishedSubject(msg.Subject), Header: msg.Header, Body: msg.Data, Seq: msg.Sequence, StoredAt: msg.Time,
+		Replay: replay,
 	}, func() string { return "made-here" })
 	settlement := &update.Settlement{
 		Update: u, Attempts: 1, RequestID: u.TraceID, SettledAt: time.Now(), FirstAttemptAt: time.Now(),
@@ -173,18 +181,52 @@ func cmdHold(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), scriptTimeout)
 	defer cancel()
-	ts.Check(journal.NewHolds(connectScript(ts)).Put(ctx, journal.Hold{
+	_, err := journal.NewHolds(connectScript(ts)).Create(ctx, journal.Hold{
 		Reason: fault.Reason(args[0]), Since: time.Now().Add(-time.Minute), NextProbe: time.Now().Add(time.Minute),
 		Detail: strings.Join(args[1:], " "), Replica: "script",
-	}))
+	})
+	ts.Check(err)
 }
 
-// cmdPull asks the first partition's consumer for an update, like a relay that then hangs.
+// cmdAudited reads the audit events of one action.
+func cmdAudited(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: audited ACTION COUNT [TEXT...]")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), scriptTimeout)
+	defer cancel()
+	var all strings.Builder
+	n := 0
+	scan := journal.Scan{Stream: topology.StreamAudit, Filters: []string{topology.AuditSubject(args[0])}}
+	for msg, err := range scan.Messages(ctx, connectScript(ts)) {
+		ts.Check(err)
+		n++
+		fmt.Fprintf(&all, "%s\n", msg.Data())
+	}
+	if want, err := strconv.Atoi(args[1]); err != nil || n != want {
+		ts.Fatalf("%d audit events, want %s:\n%s", n, args[1], &all)
+	}
+	for _, text := range args[2:] {
+		if !strings.Contains(all.String(), text) {
+			ts.Fatalf("%s is in none of:\n%s", text, &all)
+		}
+	}
+}
+
+// cmdPull asks the first partition's consumer for an update, like a relay that then hangs; it lives until the script ends.
 func cmdPull(ts *testscript.TestScript, _ bool, _ []string) {
 	js := connectScript(ts)
 	ctx, cancel := context.WithTimeout(context.Background(), scriptTimeout)
 	defer cancel()
-	request := fmt.Sprintf(`{"batch":1,"expires":%d,"group":%q}`, (15 * time.Second).Nanoseconds(), topology.PriorityGroup)
+	living, die := context.WithCancel(context.Background())
+	members := journal.NewMembers(journal.NewLeases(js, "script", slog.New(slog.DiscardHandler)), journal.Replica{Host: "script", PID: 1})
+	var life sync.WaitGroup
+	life.Go(func() { members.Run(living) })
+	ts.Defer(func() {
+		die()
+		life.Wait()
+	})
+	request := fmt.Sprintf(`{"batch":1,"expires":%d,"group":%q}`, scriptTimeout.Nanoseconds(), topology.PriorityGroup)
 	inbox := js.Conn().NewInbox()
 	_, err := js.Conn().SubscribeSync(inbox)
 	ts.Check(err)
@@ -192,7 +234,8 @@ func cmdPull(ts *testscript.TestScript, _ bool, _ []string) {
 	for {
 		consumer, err := js.Consumer(ctx, topology.StreamUpdates, topology.Consumer(0))
 		ts.Check(err)
-		if info := consumer.CachedInfo(); info.NumWaiting+info.NumAckPending > 0 {
+		_, known := members.Look(1)
+		if info := consumer.CachedInfo(); known && info.NumWaiting+info.NumAckPending > 0 {
 			return
 		}
 	}
@@ -262,4 +305,46 @@ func cmdPublished(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("%q: found %v, in:\n%s", text, !neg, &all)
 		}
 	}
+}
+
+// cmdDenied starts a server whose user may do nothing but get answers; NATS_URL and the credentials say where and who.
+func cmdDenied(ts *testscript.TestScript, _ bool, _ []string) {
+	tb := scriptTB{ts}
+	srv, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: tb.TempDir(), NoSigs: true, NoLog: true,
+		Users: []*server.User{{Username: "nobody", Password: "n", Permissions: &server.Permissions{
+			Publish: &server.SubjectPermission{Allow: []string{"nothing"}}, Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
+		}}},
+	})
+	ts.Check(err)
+	srv.Start()
+	ts.Defer(func() {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	})
+	if !srv.ReadyForConnections(scriptTimeout) {
+		ts.Fatalf("the server does not start")
+	}
+	ts.Setenv("NATS_URL", srv.ClientURL())
+	ts.Setenv("NATS_USER", "nobody")
+	ts.Setenv("NATS_PASSWORD", "n")
+}
+
+// cmdFull empties a stream and lets it take nothing more.
+func cmdFull(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: full STREAM")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), scriptTimeout)
+	defer cancel()
+	js := connectScript(ts)
+	stream, err := js.Stream(ctx, args[0])
+	ts.Check(err)
+	config := stream.CachedInfo().Config
+	config.MaxBytes, config.Discard = 1, jetstream.DiscardNew
+	// A record in the place of another one needs no room: there must be none.
+	ts.Check(stream.Purge(ctx))
+	_, err = js.UpdateStream(ctx, config)
+	ts.Check(err)
+	ts.Check(stream.Purge(ctx))
 }

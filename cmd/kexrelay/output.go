@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"iter"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -52,12 +55,38 @@ type printer struct {
 
 // object writes one JSON object in one line.
 func (p *printer) object(v any) error {
-	encoder := json.NewEncoder(p.w)
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(v); err != nil {
 		return writeError(err)
 	}
+	if _, err := p.w.Write(escaped(b.Bytes())); err != nil {
+		return writeError(err)
+	}
 	return nil
+}
+
+// escaped writes what could steer a terminal and JSON allows in a text (DEL, the second set of control characters, marks
+// that turn the direction) as \u: to a program it is the same text.
+func escaped(line []byte) []byte {
+	harmless := func(r rune) bool { return r == '\n' || unicode.IsPrint(r) }
+	if !bytes.ContainsFunc(line, func(r rune) bool { return !harmless(r) }) {
+		return line
+	}
+	var b bytes.Buffer
+	for _, r := range string(line) {
+		switch {
+		case harmless(r):
+			b.WriteRune(r)
+		case r > 0xFFFF:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.Bytes()
 }
 
 // line writes a line of text for people.
@@ -75,18 +104,23 @@ const factIndent = 19
 
 // fact writes a name and its value. On a terminal a long value is broken between words and stays beside its name.
 func (p *printer) fact(name, value string, c colour) error {
-	label := fmt.Sprintf("%-*s", factIndent, name+":")
-	for line := range wrap(printable(value), p.width-factIndent) {
+	return p.hanging(name+":", value, c, factIndent)
+}
+
+// hanging writes a text beside its label, broken on a terminal into lines that all begin at indent.
+func (p *printer) hanging(label, value string, c colour, indent int) error {
+	label = fmt.Sprintf("%-*s", indent, label)
+	for line := range wrap(printable(value), p.width-indent) {
 		if err := p.line("%s%s", label, p.paint(c, line)); err != nil {
 			return err
 		}
-		label = strings.Repeat(" ", factIndent)
+		label = strings.Repeat(" ", indent)
 	}
 	return nil
 }
 
-// wrap breaks text between words into lines of at most width characters; a longer word has a line of its own, so that
-// it can be copied whole. A width of 0 or less breaks nothing.
+// wrap breaks text between words into lines of at most width characters; a longer word is broken behind its commas, as
+// JSON is, and has a line of its own otherwise, so that an ID can be copied whole. A width of 0 or less breaks nothing.
 func wrap(text string, width int) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		if width <= 0 || utf8.RuneCountInString(text) <= width {
@@ -94,20 +128,43 @@ func wrap(text string, width int) iter.Seq[string] {
 			return
 		}
 		line, used := "", 0
-		for word := range strings.FieldsSeq(text) {
+		for word, glued := range words(text, width) {
 			n := utf8.RuneCountInString(word)
-			if used > 0 && used+1+n > width {
+			space := ""
+			if used > 0 && !glued {
+				space = " "
+			}
+			if used > 0 && used+len(space)+n > width {
 				if !yield(line) {
 					return
 				}
-				line, used = "", 0
+				line, used, space = "", 0, ""
 			}
-			if used > 0 {
-				line, used = line+" ", used+1
-			}
-			line, used = line+word, used+n
+			line, used = line+space+word, used+len(space)+n
 		}
 		yield(line)
+	}
+}
+
+// words gives the words of a text, those that are too long for a line in pieces; glued says of a piece that no space is
+// before it.
+func words(text string, width int) iter.Seq2[string, bool] {
+	return func(yield func(word string, glued bool) bool) {
+		for word := range strings.FieldsSeq(text) {
+			if utf8.RuneCountInString(word) <= width {
+				if !yield(word, false) {
+					return
+				}
+				continue
+			}
+			glued := false
+			for piece := range strings.SplitAfterSeq(word, ",") {
+				if piece != "" && !yield(piece, glued) {
+					return
+				}
+				glued = true
+			}
+		}
 	}
 }
 

@@ -109,7 +109,7 @@ func TestLongTableStreams(t *testing.T) {
 	}
 }
 
-func TestWrapBreaksBetweenWordsOnly(t *testing.T) {
+func TestWrapBreaksBetweenWordsAndLongJSONBehindCommas(t *testing.T) {
 	tests := map[string]struct {
 		text  string
 		width int
@@ -120,6 +120,8 @@ func TestWrapBreaksBetweenWordsOnly(t *testing.T) {
 		"at words":   {"one two three", 7, []string{"one two", "three"}},
 		"long word":  {"a verylongword b", 6, []string{"a", "verylongword", "b"}},
 		"characters": {"ää öö", 2, []string{"ää", "öö"}},
+		"JSON":       {`{"a":1,"b":2} x`, 8, []string{`{"a":1,`, `"b":2} x`}},
+		"commas":     {"one,two, three", 20, []string{"one,two, three"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -2,15 +2,20 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"kexrelay/internal/simulator"
 )
 
 // started are the commands a script has running in the background, by name.
@@ -37,7 +42,10 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	command := exec.Command(path, args[2:]...)
 	command.Dir = ts.MkAbs(".")
 	// Without GOCOVERDIR a binary made for measuring coverage complains on stderr.
-	for _, name := range []string{"PATH", "HOME", "XDG_CONFIG_HOME", "TZ", "NATS_URL", "GOCOVERDIR"} {
+	for _, name := range []string{
+		"PATH", "HOME", "XDG_CONFIG_HOME", "TZ", "NATS_URL", "GOCOVERDIR", "NATS_USER", "NATS_PASSWORD",
+		"KEX_BASE_URL", "KEX_TOKEN_URL", "KEX_CLIENT_ID", "KEX_CLIENT_SECRET", "KEXRELAY_HTTP_ADDR",
+	} {
 		command.Env = append(command.Env, name+"="+ts.Getenv(name))
 	}
 	for ending, stream := range map[string]func(*os.File){
@@ -111,4 +119,60 @@ func cmdHealth(ts *testscript.TestScript, neg bool, args []string) {
 	}))
 	ts.Defer(server.Close)
 	ts.Setenv("HEALTH_URL", server.URL)
+}
+
+// cmdUntil runs a command again and again until it ends and prints as it should.
+func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 4 {
+		ts.Fatalf("usage: until CODE PATTERN kexrelay ARG...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	pattern, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	deadline := time.After(scriptTimeout)
+	for {
+		got := 0
+		if err := ts.Exec(args[2], args[3:]...); err != nil {
+			exit, ok := errors.AsType[*exec.ExitError](err)
+			if !ok {
+				ts.Fatalf("%v", err)
+			}
+			got = exit.ExitCode()
+		}
+		printed := ts.ReadFile("stdout")
+		if got == want && pattern.MatchString(printed) {
+			return
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-deadline:
+			ts.Fatalf("exit code %d, want %d and %s in:\n%s", got, want, args[1], printed)
+		}
+	}
+}
+
+// cmdAPI starts an API with its token endpoint that knows the client dev, as a background command of the script.
+func cmdAPI(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) > 1 {
+		ts.Fatalf("usage: api [VORGANG:STATUS]")
+	}
+	script := simulator.Script{}
+	if len(args) == 1 {
+		vorgang, text, _ := strings.Cut(args[0], ":")
+		status, err := strconv.Atoi(text)
+		ts.Check(err)
+		script.Vorgaenge = []simulator.VorgangRule{{Match: []string{vorgang}, Always: &simulator.Answer{Status: status}}}
+	}
+	sim, err := simulator.New(simulator.Config{ClientID: "dev", ClientSecret: "dev-secret", Script: script})
+	ts.Check(err)
+	server, err := sim.Start(context.Background(), "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { _ = server.Close() })
+	for name, value := range map[string]string{
+		"KEX_BASE_URL": server.BaseURL(), "KEX_TOKEN_URL": server.TokenURL(), "KEX_CLIENT_ID": "dev", "KEX_CLIENT_SECRET": "dev-secret",
+		"KEXRELAY_HTTP_ADDR": "127.0.0.1:0",
+	} {
+		ts.Setenv(name, value)
+	}
 }

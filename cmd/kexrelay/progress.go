@@ -19,6 +19,8 @@ type progress struct {
 	bar *progressbar.ProgressBar
 	// alone says that stdout goes elsewhere: its lines need no room.
 	alone bool
+	// counted are the bytes of the file being read that the bar has already.
+	counted int64
 }
 
 func newProgress(env *environment, items []item) *progress {
@@ -59,11 +61,29 @@ func (p *progress) begin(one item) {
 	}
 }
 
-// end counts the file's bytes.
+// end counts the file's bytes, as far as they are not counted yet.
 func (p *progress) end(one item) {
 	if p != nil {
-		_ = p.bar.Add64(one.size) // Nothing depends on the bar.
+		_ = p.bar.Add64(one.size - p.counted) // Nothing depends on the bar.
+		p.counted = 0
 	}
+}
+
+// counting is a reader whose bytes are counted as they are read: of a file large enough to wait for.
+func (p *progress) counting(r io.Reader) io.Reader {
+	if p == nil {
+		return r
+	}
+	return io.TeeReader(r, progressWriter{p})
+}
+
+type progressWriter struct{ p *progress }
+
+// Write counts.
+func (w progressWriter) Write(b []byte) (int, error) {
+	w.p.counted += int64(len(b))
+	_ = w.p.bar.Add64(int64(len(b))) // As above.
+	return len(b), nil
 }
 
 // one counts a result.

@@ -13,6 +13,7 @@ import (
 	"kexrelay/internal/config"
 	"kexrelay/internal/journal"
 	"kexrelay/internal/queue"
+	"kexrelay/internal/telemetry"
 	"kexrelay/internal/update"
 )
 
@@ -82,8 +83,17 @@ type item struct {
 	file string
 	// size is about how many bytes there are to read, for the progress bar.
 	size int64
-	// make gives the body and the update ID. limit is how many bytes the body may have.
-	make func(limit int64) (body []byte, id string, err error)
+	// make gives the message, storing in the bucket what is too large for one.
+	make func(ctx context.Context, run *publishing) (message, error)
+}
+
+// message is what is published for an item.
+type message struct {
+	body []byte
+	// id is the update ID unless the user chose one.
+	id string
+	// object is what the body names, nil for most.
+	object *update.Object
 }
 
 // publish reports what could not even be read, publishes the items one after the other, reports each, and follows them
@@ -110,12 +120,21 @@ func (c *publishCommand) publish(cmd *cobra.Command, kind update.Kind, items []i
 		return exitWith(exitFailed)
 	}
 	ctx := cmd.Context()
+	tracing, endTracing, err := startTracing(ctx, c.env, telemetry.NewLogger(c.env.stderr, telemetry.LogOptions{
+		Format: telemetry.FormatText, Terminal: terminal(c.env.stderr), NoColor: !c.env.colour(c.env.stderr),
+	}))
+	if err != nil {
+		return err
+	}
+	defer endTracing()
+	run.tracing = tracing
 	conn, err := connect(ctx, c.env, cmd)
 	if err != nil {
 		return err
 	}
 	defer disconnect(ctx, conn)
 	run.publisher, run.results = queue.NewPublisher(conn), journal.NewResults(conn.JetStream())
+	run.documents = journal.NewDocuments(conn.JetStream())
 	run.publisher.OnWait = run.waits
 	return run.run(ctx, items)
 }
@@ -129,7 +148,9 @@ type publishing struct {
 	tracePrefix string
 	publisher   *queue.Publisher
 	results     *journal.Results
+	documents   *journal.Documents
 	report      *publishReport
+	tracing     *telemetry.Tracing // nil for none
 	bar         *progress
 	failed      int
 }
@@ -226,10 +247,11 @@ func hopeless(err error) bool {
 }
 
 func (r *publishing) one(ctx context.Context, one item) (*published, error) {
-	body, id, err := one.make(r.publisher.MaxSize())
+	m, err := one.make(ctx, r)
 	if err != nil {
 		return nil, err
 	}
+	id := m.id
 	if r.command.id != "" {
 		id = r.command.id
 	}
@@ -237,11 +259,17 @@ func (r *publishing) one(ctx context.Context, one item) (*published, error) {
 	if trace == "" {
 		trace = newTraceID(r.tracePrefix)
 	}
-	ctx, cancel := context.WithTimeout(ctx, publishPatience)
+	patience, cancel := context.WithTimeout(ctx, publishPatience)
 	defer cancel()
-	result, err := r.publisher.Publish(ctx, queue.PublishRequest{
-		Vorgangsnummer: r.vorgang, Kind: r.kind, Body: body, MsgID: id, TraceID: trace,
+	header, shown := r.traced(ctx, trace)
+	result, err := r.publisher.Publish(patience, queue.PublishRequest{
+		Vorgangsnummer: r.vorgang, Kind: r.kind, Body: m.body, MsgID: id, TraceID: trace, Header: header,
 	})
+	shown(result.MsgID, result.Seq, err)
+	// What was not stored again, or surely not at all, needs no object. After any other error the update may be there.
+	if m.object != nil && (result.Duplicate || errors.Is(err, queue.ErrFull) || errors.Is(err, queue.ErrPermission) || errors.Is(err, queue.ErrNoStream)) {
+		r.remove(ctx, m.object)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -253,6 +281,14 @@ func (r *publishing) one(ctx context.Context, one item) (*published, error) {
 		line.TraceID = "" // What is stored has the trace ID of the first time.
 	}
 	return line, nil
+}
+
+// remove takes back an object that no update names. If it cannot, nothing is lost: the relay sweeps it after a day.
+func (r *publishing) remove(ctx context.Context, o *update.Object) {
+	if err := r.documents.TakeBack(context.WithoutCancel(ctx), o); err != nil {
+		r.bar.clear()
+		fmt.Fprintf(r.env.stderr, "kexrelay: the stored document is not needed and could not be removed; it goes after a day: %v\n", err)
+	}
 }
 
 // newTraceID is the prefix and 80 random bits.

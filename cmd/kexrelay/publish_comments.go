@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -77,7 +78,9 @@ func (c *publishCommentsCommand) run(cmd *cobra.Command, args []string) error {
 	}
 	return c.publish(cmd, update.Comments, []item{{
 		name: count(len(comments), "comment", "comments"), size: int64(len(body)),
-		make: func(int64) ([]byte, string, error) { return body, "comments-" + uuid.NewString(), nil },
+		make: func(context.Context, *publishing) (message, error) {
+			return message{body: body, id: "comments-" + uuid.NewString()}, nil
+		},
 	}}, nil)
 }
 

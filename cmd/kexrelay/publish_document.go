@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
@@ -46,7 +47,11 @@ func newPublishDocumentCommand(env *environment) *cobra.Command {
 files that are not hidden, in the order of their names; of - standard input.
 
 The same file for the same Vorgang under the same name is published once: a
-second time within two hours it is not stored again, and said so.`,
+second time within two hours it is not stored again, and said so.
+
+A document too large for one message of this NATS server (max_payload) is
+stored in the bucket KEX_DOCUMENTS first, and the update names it. If that is
+interrupted, publish it again: nothing was published, and nothing stays.`,
 		Example: `  kexrelay publish document --vorgang 123456 Antrag.pdf Ausweis.pdf
   kexrelay publish document --vorgang 123456 --wait=30s scans/
   scan | kexrelay publish document --vorgang 123456 --filename Antrag.pdf -`,
@@ -73,10 +78,14 @@ func (c *publishDocumentCommand) run(cmd *cobra.Command, args []string) error {
 	}
 	if c.filename != "" {
 		if err := checkFilename(c.filename); err != nil {
-			return usagef("--filename: %w", err)
+			// The schema names its member, which is called like the flag.
+			return usagef("--filename: %s", strings.TrimPrefix(err.Error(), "filename: "))
 		}
 	}
 	found := collect(args, c.recursive)
+	for _, left := range found.skipped {
+		fmt.Fprintf(c.env.stderr, "kexrelay: %s: left out: %s\n", printable(left.dir), &left)
+	}
 	for _, flag := range []string{"id", "trace-id", "filename"} {
 		if n := len(found.sources) + len(found.failures); cmd.Flags().Changed(flag) && n > 1 {
 			return usagef("--%s is for one document, but there are %d", flag, n)
@@ -99,67 +108,113 @@ func (c *publishDocumentCommand) item(s source) item {
 	}
 	return item{
 		name: s.path, file: s.path, size: s.size,
-		make: func(limit int64) ([]byte, string, error) {
-			content, err := c.read(s, limit)
+		make: func(ctx context.Context, run *publishing) (message, error) {
+			if err := checkFilename(name); err != nil {
+				return message{}, err
+			}
+			file, err := c.open(s)
 			if err != nil {
-				return nil, "", err
+				return message{}, err
 			}
-			body, err := documentBody(name, content)
-			if err != nil {
-				return nil, "", err
-			}
-			if int64(len(body)+headerRoom) > limit {
-				return nil, "", tooLarge(int64(len(content)), limit)
-			}
-			return body, documentID(c.vorgang, name, content), nil
+			defer func() { _ = file.Close() }() // Only read.
+			return c.message(ctx, run, name, file)
 		},
 	}
 }
 
-// read reads a file or standard input, and no more than could be published.
-func (c *publishDocumentCommand) read(s source, limit int64) ([]byte, error) {
-	most := mostContent(limit)
-	if s.size > most {
-		return nil, tooLarge(s.size, limit)
+// sourceFile is a file that is being read, or standard input.
+type sourceFile struct {
+	io.ReadCloser
+
+	before fs.FileInfo // nil for standard input.
+	stat   func() (fs.FileInfo, error)
+}
+
+func (c *publishDocumentCommand) open(s source) (*sourceFile, error) {
+	if s.stdin {
+		return &sourceFile{ReadCloser: io.NopCloser(c.env.stdin)}, nil
 	}
-	in := c.env.stdin
-	if !s.stdin {
-		file, err := os.Open(s.path)
-		if err != nil {
-			return nil, plainError(err)
-		}
-		defer func() { _ = file.Close() }() // Only read.
-		in = file
+	file, err := os.Open(s.path)
+	if err != nil {
+		return nil, plainError(err)
 	}
-	content, err := io.ReadAll(io.LimitReader(in, most+1))
+	before, err := file.Stat()
+	if err != nil {
+		return nil, errors.Join(plainError(err), file.Close())
+	}
+	return &sourceFile{ReadCloser: file, before: before, stat: file.Stat}, nil
+}
+
+// unchanged makes sure that what was read is one state of the file: half an old and half a new one is no document.
+func (f *sourceFile) unchanged() error {
+	if f.before == nil {
+		return nil
+	}
+	after, err := f.stat()
+	if err != nil {
+		return plainError(err)
+	}
+	if after.Size() != f.before.Size() || !after.ModTime().Equal(f.before.ModTime()) {
+		return errors.New("it was changed while it was being read; publish it again when it is complete")
+	}
+	return nil
+}
+
+// message makes the message for a document: with the content in it, or, if that would be too large for this server, with
+// the content stored in the bucket and named.
+func (c *publishDocumentCommand) message(ctx context.Context, run *publishing, name string, file *sourceFile) (message, error) {
+	limit := run.publisher.MaxSize()
+	content, err := io.ReadAll(io.LimitReader(file, mostContent(limit)+1))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("reading it: %w", plainError(err))
+		return message{}, fmt.Errorf("reading it: %w", plainError(err))
 	case len(content) == 0:
-		return nil, errors.New("it is empty")
-	case int64(len(content)) > most:
-		return nil, tooLarge(0, limit)
+		return message{}, errors.New("it is empty")
+	case int64(len(content)) <= mostContent(limit):
+		body, err := documentBody(name, content)
+		if err != nil {
+			return message{}, err
+		}
+		if int64(len(body)+headerRoom) <= limit { // Else the name takes too much room.
+			return message{body: body, id: documentID(c.vorgang, name, sha256.Sum256(content))}, file.unchanged()
+		}
 	}
-	return content, nil
+	object, err := run.documents.Put(ctx, run.bar.counting(io.MultiReader(bytes.NewReader(content), file)))
+	if err != nil {
+		return message{}, plainError(err)
+	}
+	body, err := referenceBody(name, object)
+	if err == nil {
+		err = file.unchanged()
+	}
+	if err != nil {
+		run.remove(ctx, object)
+		return message{}, err
+	}
+	return message{body: body, id: documentID(c.vorgang, name, object.Digest), object: object}, nil
 }
 
 // mostContent is how many bytes of content fit into a message of limit bytes as base64.
 func mostContent(limit int64) int64 { return (limit - headerRoom - bodyRoom) / 4 * 3 }
 
-func tooLarge(bytes, limit int64) error {
-	subject := "it"
-	if bytes > 0 {
-		subject = "its " + size(bytes)
+// referenceBody is the body of an update that names its document, validated.
+func referenceBody(filename string, o *update.Object) ([]byte, error) {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(map[string]any{
+		"filename": filename,
+		"object":   map[string]any{"bucket": update.ObjectBucket, "name": o.Name, "size": o.Size, "digest": o.DigestText()},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encoding the reference: %w", err)
 	}
-	return fmt.Errorf("%s would be too large as base64: this NATS server takes messages of %s (max_payload), a document of about %s",
-		subject, size(limit), size(mostContent(limit)))
+	body := bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+	return body, problems(schemas.Validate(schemas.DocumentReference, body))
 }
 
 // documentBody is the API's body for a document, validated. Errors never repeat content or name.
 func documentBody(filename string, content []byte) ([]byte, error) {
-	if err := checkFilename(filename); err != nil {
-		return nil, err
-	}
 	var b bytes.Buffer
 	b.Grow(base64.StdEncoding.EncodedLen(len(content)) + 6*len(filename) + 64)
 	b.WriteString(`{"filename":`)
@@ -200,9 +255,8 @@ func problems(err error) error {
 }
 
 // documentID is the same for the same content under the same name for the same Vorgang, and tells nothing of them.
-func documentID(vorgang, filename string, content []byte) string {
+func documentID(vorgang, filename string, digest [sha256.Size]byte) string {
 	hash := sha256.New()
-	digest := sha256.Sum256(content)
 	for _, part := range [][]byte{[]byte(vorgang), []byte(update.Document), []byte(filename), digest[:]} {
 		_ = binary.Write(hash, binary.BigEndian, uint64(len(part))) // A hash never fails.
 		hash.Write(part)

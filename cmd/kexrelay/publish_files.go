@@ -20,6 +20,46 @@ type source struct {
 type collection struct {
 	sources  []source
 	failures []failure
+	skipped  []skipped
+}
+
+// skipped is how many entries of a directory were left out, and of which sort.
+type skipped struct {
+	dir                  string
+	hidden, other, inner int
+}
+
+// skip reports whether an entry is left out, and counts it.
+func (s *skipped) skip(entry fs.DirEntry, recursive bool) bool {
+	switch {
+	case strings.HasPrefix(entry.Name(), "."):
+		s.hidden++
+	case entry.IsDir() && !recursive:
+		s.inner++
+	case !entry.IsDir() && !entry.Type().IsRegular():
+		s.other++
+	default:
+		return false
+	}
+	return true
+}
+
+// String is for people.
+func (s *skipped) String() string {
+	var parts []string
+	for _, part := range []struct {
+		n         int
+		one, many string
+	}{
+		{s.hidden, "hidden one", "hidden ones"},
+		{s.inner, "subdirectory (--recursive takes its files)", "subdirectories (--recursive takes their files)"},
+		{s.other, "that is no regular file", "that are no regular files"},
+	} {
+		if part.n > 0 {
+			parts = append(parts, count(part.n, part.one, part.many))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // failure is something that was to be published and could not be.
@@ -68,6 +108,7 @@ func (c *collection) file(path string, info fs.FileInfo) {
 // out: nobody named them.
 func (c *collection) directory(dir string, recursive bool) {
 	before := len(c.sources) + len(c.failures)
+	left := skipped{dir: dir}
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			c.fail(path, plainError(err))
@@ -76,14 +117,13 @@ func (c *collection) directory(dir string, recursive bool) {
 		if path == dir {
 			return nil
 		}
-		hidden := strings.HasPrefix(entry.Name(), ".")
-		if entry.IsDir() {
-			if hidden || !recursive {
+		if left.skip(entry, recursive) {
+			if entry.IsDir() {
 				return filepath.SkipDir
 			}
 			return nil
 		}
-		if hidden || !entry.Type().IsRegular() {
+		if entry.IsDir() {
 			return nil
 		}
 		info, err := entry.Info()
@@ -97,6 +137,9 @@ func (c *collection) directory(dir string, recursive bool) {
 	if err != nil {
 		c.fail(dir, plainError(err))
 		return
+	}
+	if left.hidden+left.other+left.inner > 0 {
+		c.skipped = append(c.skipped, left)
 	}
 	if len(c.sources)+len(c.failures) == before {
 		hint := ""

@@ -77,7 +77,13 @@ func (p *published) state() cell {
 		return cell{words, bad}
 	case stillWaiting:
 		return cell{"still waiting" + p.again(), warn}
-	case update.Replayed, update.Discarded, update.Erased, update.DoubleBooked: // Never waited for.
+	case update.Discarded, update.Erased: // By an operator, before it was sent.
+		words := string(p.Outcome)
+		if p.Detail != "" {
+			words += ": " + p.Detail
+		}
+		return cell{words + p.again(), warn}
+	case update.Replayed, update.DoubleBooked: // Never waited for.
 	}
 	if p.Duplicate {
 		return cell{"not stored again", warn}
@@ -92,8 +98,14 @@ func (p *published) again() string {
 	return ""
 }
 
-// nameShare is how much of a terminal's width names of files may take, in percent.
-const nameShare = 40
+// nameShare is how much of a terminal's width names of files may take, in percent, and traceShare how much a trace ID
+// may: made by kexrelay it fits into 80 columns.
+const (
+	nameShare       = 40
+	nameShareNarrow = 25
+	traceShare      = 30
+	wideReport      = 110
+)
 
 // publishReport prints a line per update.
 type publishReport struct {
@@ -106,11 +118,15 @@ func newPublishReport(p *printer, items []item) *publishReport {
 	for _, one := range items {
 		widest = max(widest, len([]rune(one.name)))
 	}
-	if most := p.width * nameShare / 100; most > 0 {
+	share := nameShare
+	if p.width < wideReport {
+		share = nameShareNarrow
+	}
+	if most := p.width * share / 100; most > 0 {
 		widest = min(widest, most)
 	}
-	t := p.table(column{title: "UPDATE", min: widest, share: nameShare}, column{title: "SEQ", min: 6, right: true},
-		column{title: "UPDATE ID", min: 41, from: 130}, column{title: "TRACE ID", min: 23, from: 100}, column{title: "STATE"})
+	t := p.table(column{title: "UPDATE", min: widest, share: share}, column{title: "SEQ", min: 6, right: true},
+		column{title: "UPDATE ID", min: 41, from: 140}, column{title: "TRACE ID", min: 23, share: traceShare}, column{title: "STATE"})
 	return &publishReport{p: p, table: t}
 }
 

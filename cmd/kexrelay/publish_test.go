@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"strings"
 	"testing"
 
@@ -44,16 +45,16 @@ func TestMostContentFits(t *testing.T) {
 
 // The ID of a document is the same for the same document only.
 func TestDocumentIDs(t *testing.T) {
-	base := documentID("1", "a.pdf", []byte("content"))
-	if again := documentID("1", "a.pdf", []byte("content")); again != base {
+	base := documentID("1", "a.pdf", sha256.Sum256([]byte("content")))
+	if again := documentID("1", "a.pdf", sha256.Sum256([]byte("content"))); again != base {
 		t.Errorf("the same document has the IDs %s and %s", base, again)
 	}
 	seen := map[string]string{base: "the first"}
 	for what, id := range map[string]string{
-		"another Vorgang": documentID("2", "a.pdf", []byte("content")),
-		"another name":    documentID("1", "b.pdf", []byte("content")),
-		"other content":   documentID("1", "a.pdf", []byte("Content")),
-		"moved border":    documentID("1a", ".pdf", []byte("content")),
+		"another Vorgang": documentID("2", "a.pdf", sha256.Sum256([]byte("content"))),
+		"another name":    documentID("1", "b.pdf", sha256.Sum256([]byte("content"))),
+		"other content":   documentID("1", "a.pdf", sha256.Sum256([]byte("Content"))),
+		"moved border":    documentID("1a", ".pdf", sha256.Sum256([]byte("content"))),
 	} {
 		if other, ok := seen[id]; ok {
 			t.Errorf("%s has the ID of %s", what, other)

@@ -25,6 +25,7 @@ type resultsCommand struct {
 	outcomes  []string
 	updateID  string
 	traceID   string
+	until     string
 	limit     int
 	follow    bool
 }
@@ -47,9 +48,10 @@ event as it was published (CloudEvents 1.0).`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd) },
 	}
 	c.register(cmd)
+	cmd.Flags().StringVar(&c.until, "until", "", "only up to this `time`, written like --since")
 	cmd.Flags().IntVar(&c.limit, "limit", 0, "the newest `number` only, 0 for all")
 	cmd.Flags().BoolVarP(&c.follow, "follow", "f", false, "go on with the results that come, until interrupted")
-	completeNothing(cmd, "limit")
+	completeNothing(cmd, "limit", "until")
 	addConnectionFlags(cmd)
 	return cmd
 }
@@ -96,7 +98,19 @@ func (c *resultsCommand) filter() (journal.ResultFilter, error) {
 	if c.limit < 0 {
 		return journal.ResultFilter{}, usagef("--limit: less than none")
 	}
+	until, err := parseTime("until", c.until, time.Now())
+	if err != nil {
+		return journal.ResultFilter{}, err
+	}
+	switch {
+	case until.IsZero():
+	case c.follow:
+		return journal.ResultFilter{}, usagef("--until and --follow exclude each other: what comes later is not wanted")
+	case until.Before(selected.since):
+		return journal.ResultFilter{}, usagef("--until: %s is before --since", c.until)
+	}
 	return journal.ResultFilter{
+		Until: until,
 		Since: selected.since, Kinds: selected.kinds, Vorgangsnummer: selected.vorgang,
 		Outcomes: outcomes, UpdateID: c.updateID, TraceID: c.traceID,
 	}, nil
@@ -152,6 +166,7 @@ func (c *resultsCommand) watch(ctx context.Context, results *journal.Results, fi
 	if err := printed.stream(); err != nil {
 		return err
 	}
+	// The header comes with the first result: a table that begins and then fails says less than the failure alone.
 	_, err := printed.all(results.Watch(ctx, filter), last)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return exitWith(exitInterrupted) // The ordinary end: nothing to say.
@@ -210,15 +225,27 @@ type resultTable struct {
 	p     *printer
 	table *table
 	rows  int
+	// narrow says that the terminal has no room for years, kinds and whole sentences; live that each row is printed
+	// at once.
+	narrow, live bool
 }
 
+// wideResults is how wide a terminal must be for everything but the IDs of updates.
+const wideResults = 110
+
 func newResultTable(p *printer) *resultTable {
-	return &resultTable{p: p, table: p.table(
-		column{title: "SETTLED", min: 19}, column{title: "OUTCOME", min: 12}, column{title: "VORGANG", min: 10},
-		column{title: "KIND", min: 10}, column{title: "STATUS", from: 100}, column{title: "TRIES", right: true, from: 100},
-		column{title: "TOOK", right: true, min: 6, from: 100}, column{title: "UPDATE ID", min: 24, from: 150},
-		column{title: "TRACE ID", min: 23, from: 120}, column{title: "DETAIL"},
-	)}
+	t := &resultTable{p: p, narrow: p.width > 0 && p.width < wideResults}
+	settled := 19
+	if t.narrow {
+		settled = 14
+	}
+	t.table = p.table(
+		column{title: "SETTLED", min: settled}, column{title: "OUTCOME", min: 12}, column{title: "VORGANG", min: 8},
+		column{title: "KIND", min: 10, from: wideResults}, column{title: "STATUS", from: wideResults},
+		column{title: "TRIES", right: true, from: 140}, column{title: "TOOK", right: true, min: 6, from: 140},
+		column{title: "UPDATE ID", min: 24, from: 170}, column{title: "TRACE ID", min: 23, share: traceShare}, column{title: "DETAIL"},
+	)
+	return t
 }
 
 // all prints the events behind a sequence and returns the last one's.
@@ -244,6 +271,11 @@ func (t *resultTable) add(event journal.Event) error {
 	if t.p.json {
 		return t.p.object(event)
 	}
+	if t.live {
+		if err := t.table.stream(); err != nil {
+			return err
+		}
+	}
 	d := event.Data
 	took, status := "-", "-"
 	if d.DurationMs != nil {
@@ -252,9 +284,13 @@ func (t *resultTable) add(event journal.Event) error {
 	if d.Status != 0 {
 		status = strconv.Itoa(d.Status)
 	}
+	settled, detail := localTime(d.SettledAt), resultDetail(d)
+	if t.narrow {
+		settled, detail = d.SettledAt.Local().Format("01-02 15:04:05"), shortDetail(d)
+	}
 	return t.table.add(
-		text(localTime(d.SettledAt)), outcomeCell(d), text(d.Vorgangsnummer), text(string(d.Kind)), text(status),
-		text(strconv.Itoa(d.Attempts)), text(took), text(d.UpdateID), text(d.TraceID), text(resultDetail(d)),
+		text(settled), outcomeCell(d), text(d.Vorgangsnummer), text(string(d.Kind)), text(status),
+		text(strconv.Itoa(d.Attempts)), text(took), text(d.UpdateID), text(d.TraceID), text(detail),
 	)
 }
 
@@ -294,15 +330,21 @@ func resultDetail(d journal.EventData) string {
 	return words
 }
 
+// shortDetail is resultDetail for where its first word has to do.
+func shortDetail(d journal.EventData) string {
+	switch {
+	case d.Outcome == update.DeadLettered:
+		return fmt.Sprintf("%s (%d)", d.Reason, d.DeadLetterSeq)
+	case d.PossibleDuplicate:
+		return "perhaps twice"
+	}
+	return resultDetail(d)
+}
+
 // stream begins to print each line at once.
 func (t *resultTable) stream() error {
-	if t.p.json {
-		return nil
-	}
-	if err := t.table.flush(); err != nil {
-		return err
-	}
-	return t.table.stream()
+	t.live = true
+	return t.table.flush()
 }
 
 func (t *resultTable) flush() error { return t.table.flush() }

@@ -23,7 +23,7 @@ func run(args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int 
 	env := &environment{environ: environ, stdin: stdin, stdout: stdout, stderr: stderr}
 	root := newRootCommand(env)
 	root.SetArgs(args)
-	return exitCode(ctx, root.ExecuteContext(ctx), stderr)
+	return exitCode(ctx, root.ExecuteContext(env.denials.Into(ctx)), stderr)
 }
 
 // Groups of commands in the help.
@@ -68,8 +68,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not healthy,
 		}
 	}
 	add(groupRun, newDevCommand(env), newServeCommand(env), newSetupCommand(env), newSimulateCommand(env))
-	add(groupWork, newPublishCommand(env), newResultsCommand(env), newDeadLettersCommand(env))
-	add(groupLook, newStatusCommand(env), newHealthcheckCommand(), newConfigCommand(env), newVersionCommand(env))
+	add(groupWork, newPublishCommand(env), newTraceCommand(env), newResultsCommand(env), newUpdatesCommand(env), newDeadLettersCommand(env))
+	add(groupLook, newStatusCommand(env), newDoctorCommand(env), newReportCommand(env), newPauseCommand(env), newResumeCommand(env), newHealthcheckCommand(), newConfigCommand(env), newVersionCommand(env))
 	finish(env, root)
 	return root
 }

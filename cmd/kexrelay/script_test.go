@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"errors"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,19 +29,25 @@ func TestMain(m *testing.M) {
 //	exits CODE kexrelay ARG...   the command must end with this exit code
 //	freeport VARIABLE            finds a port that nobody listens on
 //	nats [PORT]                  starts a nats-server; NATS_URL says where
+//	denied                       starts a nats-server that denies everything to the user who is set
+//	full STREAM                  empties a stream and lets it take nothing more
 //	settle delivered             settles every waiting update, as a relay would, and ends
 //	settle REASON [STATUS [DETAIL]]   the same as dead letters
 //	relay OUTCOME...             settles whatever comes, in the background, with these in turn
 //	hold REASON [DETAIL]         says that a relay holds
 //	pull                         asks for an update, as a relay does, and settles nothing
+//	audited ACTION COUNT [TEXT...]   there are so many audit events of an action, and each text is in one of them
 //	health STATUS BODY           answers like a health endpoint; HEALTH_URL says where
 //	start NAME kexrelay ARG...   starts it in the background; its output goes to NAME.out and NAME.err
 //	seen FILE LINES              waits until a file has so many lines
 //	interrupt NAME CODE          ends a started command as ^C does; it must exit with this code
+//	until CODE PATTERN kexrelay ARG...   runs it until it ends with the code and its stdout matches
+//	api [VORGANG:STATUS]         starts a simulated API; serve finds it and its client in the environment
 //	followed                     waits until somebody reads the results
 //	unanswered                   takes the stream of updates away and swallows what is published
 //	asked                        waits until something was swallowed
 //	published [TEXT...]          some update's body or headers in the stream must contain each text
+//	sequences FILE               writes the last sequence of every stream into a file
 //	nocanary FILE...             none of the texts in the files may be in what the last command printed
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -61,18 +66,25 @@ func TestScripts(t *testing.T) {
 			"exits":      cmdExits,
 			"freeport":   cmdFreePort,
 			"nats":       cmdNATS,
+			"denied":     cmdDenied,
+			"full":       cmdFull,
 			"settle":     cmdSettle,
 			"relay":      cmdRelay,
 			"hold":       cmdHold,
+			"audited":    cmdAudited,
 			"pull":       cmdPull,
 			"health":     cmdHealth,
 			"start":      cmdStart,
 			"seen":       cmdSeen,
 			"interrupt":  cmdInterrupt,
+			"until":      cmdUntil,
+			"api":        cmdAPI,
 			"followed":   cmdFollowed,
 			"unanswered": cmdUnanswered,
 			"asked":      cmdAsked,
 			"published":  cmdPublished,
+			"stored":     cmdStored,
+			"sequences":  cmdSequences,
 			"nocanary":   cmdNoCanary,
 		},
 	})
@@ -117,11 +129,7 @@ func cmdFreePort(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: freeport VARIABLE")
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	ts.Check(err)
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	ts.Check(errors.Join(err, listener.Close()))
-	ts.Setenv(args[0], port)
+	ts.Setenv(args[0], strconv.Itoa(embeddedtest.FreePort(scriptTB{ts})))
 }
 
 // scriptTB lets embeddedtest live as long as the script.

@@ -94,7 +94,10 @@ func parseKind(text string) (update.Kind, error) {
 }
 
 // parseSince reads a moment in the past: how long ago, a local date with or without time, or RFC 3339.
-func parseSince(text string, now time.Time) (time.Time, error) {
+func parseSince(text string, now time.Time) (time.Time, error) { return parseTime("since", text, now) }
+
+// parseTime is parseSince for the value of any flag.
+func parseTime(flag, text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
@@ -109,7 +112,7 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 			return at, nil
 		}
 	}
-	return time.Time{}, usagef("--since: %q is no time: write 15m, 2h, 7d, 2026-01-31, '2026-01-31 13:00' or RFC 3339", text)
+	return time.Time{}, usagef("--%s: %q is no time: write 15m, 2h, 7d, 2026-01-31, '2026-01-31 13:00' or RFC 3339", flag, text)
 }
 
 // parseAgo is time.ParseDuration with days.

@@ -53,7 +53,7 @@ func TestKindsHaveTwoNames(t *testing.T) {
 
 func TestSizes(t *testing.T) {
 	tests := map[string]int64{
-		"1": 1, "512B": 512, "1K": 1 << 10, "20GiB": 20 << 30, "500MB": 5e8, "2 TiB": 2 << 40,
+		"1B": 1, "512B": 512, "1K": 1 << 10, "20GiB": 20 << 30, "500MB": 5e8, "2 TiB": 2 << 40,
 		"unlimited": topology.Unlimited, "-1": topology.Unlimited,
 	}
 	for text, want := range tests {
@@ -61,7 +61,7 @@ func TestSizes(t *testing.T) {
 			t.Errorf("%q: got %d, %v, want %d", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "0", "-2", "x", "1.5GiB", "9999999999TiB", "GiB"} {
+	for _, text := range []string{"", "0", "1", "1000", "-2", "x", "1.5GiB", "9999999999TiB", "GiB"} {
 		if got, err := parseSize(text); err == nil {
 			t.Errorf("%q is taken as %d", text, got)
 		}

@@ -100,7 +100,7 @@ func (c *setupCommand) options(cmd *cobra.Command) (topology.Options, error) {
 		name, value, ok := strings.Cut(text, "=")
 		bytes, err := parseSize(value)
 		if !ok || err != nil {
-			errs = append(errs, fmt.Errorf("--%s: %q is not like KEX_UPDATES=20GiB or KEX_RESULTS=unlimited", topology.FlagMaxBytes, text))
+			errs = append(errs, fmt.Errorf("--%s: %q is not like KEX_UPDATES=20GiB or KEX_RESULTS=unlimited%s", topology.FlagMaxBytes, text, missingUnit(value)))
 			continue
 		}
 		if opts.MaxBytes == nil {
@@ -122,6 +122,14 @@ func (c *setupCommand) options(cmd *cobra.Command) (topology.Options, error) {
 		return topology.Options{}, usageError(err)
 	}
 	return opts, nil
+}
+
+// missingUnit is the hint for a number alone: bytes are seldom meant.
+func missingUnit(size string) string {
+	if _, err := strconv.ParseUint(size, 10, 64); err != nil {
+		return ""
+	}
+	return "; " + size + " of what? For bytes write " + size + "B"
 }
 
 // parseSize reads a size like 20GiB, 500MB or unlimited.
@@ -146,7 +154,6 @@ func parseSize(text string) (int64, error) {
 		{"G", 1 << 30},
 		{"T", 1 << 40},
 		{"B", 1},
-		{"", 1},
 	}
 	for _, unit := range units {
 		digits, ok := strings.CutSuffix(text, unit.name)

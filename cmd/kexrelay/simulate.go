@@ -28,6 +28,7 @@ type simulateCommand struct {
 	seed     uint64
 	id       string
 	secret   string
+	maxBody  string
 	requests bool
 }
 
@@ -50,11 +51,12 @@ others.`,
 	flags.StringVar(&c.addr, "addr", simulateAddr, "`host:port` to listen on, port 0 for any free one")
 	flags.StringVar(&c.script, "script", "", "YAML or JSON `file` that says how the API behaves; an API that works without one")
 	flags.Uint64Var(&c.seed, "seed", 0, "`number` that makes chance repeatable")
-	flags.StringVar(&c.id, "client-id", simulateClientID, "the `id` of the only client the token endpoint knows")
-	flags.StringVar(&c.secret, "client-secret", simulateClientSecret, "that client's `secret`")
+	flags.StringVar(&c.id, "client-id", simulateClientID, "the `id` of the only client that gets a token; serve's KEX_CLIENT_ID")
+	flags.StringVar(&c.secret, "client-secret", simulateClientSecret, "that client's `secret`; serve's KEX_CLIENT_SECRET")
+	flags.StringVar(&c.maxBody, "max-body", "64MiB", "the largest request body; a larger one is answered 413 (`size`, as 200MiB)")
 	flags.BoolVar(&c.requests, "log-requests", false, "log every request, without its content")
 	c.output.register(cmd)
-	completeNothing(cmd, "addr", "seed", "client-id", "client-secret")
+	completeNothing(cmd, "addr", "seed", "client-id", "client-secret", "max-body")
 	return cmd
 }
 
@@ -63,7 +65,7 @@ func (c *simulateCommand) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	script, err := c.options()
+	config, err := c.options()
 	if err != nil {
 		return err
 	}
@@ -71,12 +73,10 @@ func (c *simulateCommand) run(ctx context.Context) error {
 	if c.requests {
 		level = slog.LevelDebug
 	}
-	sim, err := simulator.New(simulator.Config{
-		ClientID: c.id, ClientSecret: c.secret, Script: script, Seed: c.seed,
-		Logger: telemetry.NewLogger(c.env.stderr, telemetry.LogOptions{
-			Level: level, Terminal: terminal(c.env.stderr), NoColor: !c.env.colour(c.env.stderr),
-		}),
+	config.Logger = telemetry.NewLogger(c.env.stderr, telemetry.LogOptions{
+		Level: level, Terminal: terminal(c.env.stderr), NoColor: !c.env.colour(c.env.stderr),
 	})
+	sim, err := simulator.New(config)
 	if err != nil {
 		return usageError(err)
 	}
@@ -92,7 +92,8 @@ func (c *simulateCommand) run(ctx context.Context) error {
 }
 
 // options reads the flags; every wrong one is told at once.
-func (c *simulateCommand) options() (simulator.Script, error) {
+func (c *simulateCommand) options() (simulator.Config, error) {
+	config := simulator.Config{ClientID: c.id, ClientSecret: c.secret, Seed: c.seed}
 	var errs []error
 	if c.id == "" {
 		errs = append(errs, errors.New("--client-id: is empty"))
@@ -100,14 +101,16 @@ func (c *simulateCommand) options() (simulator.Script, error) {
 	if c.secret == "" {
 		errs = append(errs, errors.New("--client-secret: is empty"))
 	}
-	if c.script == "" {
-		return simulator.Script{}, wrongUse(errs)
+	var err error
+	if config.MaxBody, err = parseSize(c.maxBody); err != nil || config.MaxBody <= 0 {
+		errs = append(errs, fmt.Errorf("--max-body: %q is not like 200MiB%s", c.maxBody, missingUnit(c.maxBody)))
 	}
-	script, err := simulator.LoadScript(c.script)
-	if err != nil {
-		errs = append(errs, fmt.Errorf("--script: %w", err))
+	if c.script != "" {
+		if config.Script, err = simulator.LoadScript(c.script); err != nil {
+			errs = append(errs, fmt.Errorf("--script: %w", err))
+		}
 	}
-	return script, wrongUse(errs)
+	return config, wrongUse(errs)
 }
 
 // wrongUse joins mistakes to one usage error, nil if there are none.

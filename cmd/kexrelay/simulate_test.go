@@ -39,7 +39,7 @@ func TestSimulateRunsUntilInterrupted(t *testing.T) {
 	if err := os.WriteFile(script, []byte("outages: [{status: 504}]"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	printed, stop := simulate(t, "--script", script, "--client-id", "jane", "--client-secret", "s3cret")
+	printed, stop := simulate(t, "--script", script, "--client-id", "jane", "--client-secret", "s3cret", "--max-body", "1KiB")
 	var where struct{ BaseURL, TokenURL, AdminURL, ClientID string }
 	if err := printed.Decode(&where); err != nil {
 		t.Fatal(err)
@@ -62,6 +62,12 @@ func TestSimulateRunsUntilInterrupted(t *testing.T) {
 	}
 	if got := status(http.MethodGet, where.BaseURL, func(*http.Request) {}); got != http.StatusGatewayTimeout {
 		t.Errorf("the API answers %d, want what the script says", got)
+	}
+	long := func(r *http.Request) {
+		r.Body, r.ContentLength = io.NopCloser(strings.NewReader(strings.Repeat("k", 1025))), 1025
+	}
+	if got := status(http.MethodPost, where.BaseURL+"/vorgang/1/kommentare", long); got != http.StatusRequestEntityTooLarge {
+		t.Errorf("the API answers %d to a body above --max-body", got)
 	}
 	if got := status(http.MethodPost, where.TokenURL, func(r *http.Request) { r.SetBasicAuth("jane", "s3cret") }); got != http.StatusOK {
 		t.Errorf("the token endpoint answers %d to the given client", got)
@@ -90,6 +96,7 @@ func TestSimulateSaysWhatIsWrong(t *testing.T) {
 		"a wrong script":    {[]string{"--script", script}, exitUsage, []string{"--script", "script.yaml", "latenzy"}},
 		"no script there":   {[]string{"--script", script + ".no"}, exitUsage, []string{"--script", "script.yaml.no"}},
 		"no client":         {[]string{"--client-id", "", "--client-secret", ""}, exitUsage, []string{"--client-id", "--client-secret"}},
+		"a size of nothing": {[]string{"--max-body", "200"}, exitUsage, []string{"--max-body", "200B"}},
 		"an address abroad": {[]string{"--addr", "127.0.0.1:99999"}, exitFailed, []string{"99999"}},
 	} {
 		t.Run(name, func(t *testing.T) {

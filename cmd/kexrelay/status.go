@@ -2,30 +2,41 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"kexrelay/internal/config"
 	"kexrelay/internal/deadletter"
 	"kexrelay/internal/journal"
 	"kexrelay/internal/queue"
 	"kexrelay/internal/topology"
+	"kexrelay/internal/update"
 )
 
 const (
-	// resultsWindow is how far back results are counted, resultsMost when counting ends: status must stay cheap.
+	// resultsWindow is how far back results are counted.
 	resultsWindow = time.Minute
-	resultsMost   = 10_000
 	// statusPatience bounds the whole look at a NATS that answers slowly.
 	statusPatience = 30 * time.Second
+	// replicasPatience is how long relays may take to answer.
+	replicasPatience = 500 * time.Millisecond
 )
 
 // statusCommand is `kexrelay status`.
 type statusCommand struct {
 	env    *environment
 	output outputFlags
+	watch  string
+
+	conn *queue.Conn // Kept while watching.
+
+	mu     sync.Mutex
+	denied []string // Subjects, in the order they were asked for.
 }
 
 func newStatusCommand(env *environment) *cobra.Command {
@@ -34,15 +45,23 @@ func newStatusCommand(env *environment) *cobra.Command {
 		Use:   "status",
 		Short: "Say whether updates move, and if not, why",
 		Long: `Shows what waits, who works on it, what holds it, and the dead letters. The
-first line says whether that is well. Only NATS is asked, no relay.
+first line says whether that is well, and if not, why and what to do. It asks
+NATS, and the relays through NATS.
 
-Code 0: well. Code 3: NATS does not answer, its topology is not right, sending
-is held, the stream is full, or updates wait and no relay fetches them.`,
+Code 0: well. Code 3: NATS does not answer, its topology is not right, no relay
+is running or none has taken a partition over, sending is held or paused, a
+stream is full, or updates are in the stream that no consumer delivers. Code 1:
+nothing wrong was found, but not everything could be asked.`,
 		Example: `  kexrelay status
+  kexrelay status --watch
   kexrelay status --json | jq .verdict
   kexrelay status || mail -s 'kexrelay' ops@example.org`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd) },
 	}
+	flags := cmd.Flags()
+	flags.StringVarP(&c.watch, "watch", "w", "", "again and again until ^C, which is code 0: every 2s, or --watch=`duration`")
+	flags.Lookup("watch").NoOptDefVal = "2s"
+	completeFixed(cmd, "watch", "2s", "10s", "1m")
 	c.output.register(cmd)
 	addConnectionFlags(cmd)
 	return cmd
@@ -57,23 +76,18 @@ func (c *statusCommand) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), statusPatience)
-	defer cancel()
-	found := &status{CheckedAt: time.Now().UTC(), Holds: []journal.Hold{}}
-	conn, err := dial(ctx, c.env, settings)
-	switch {
-	case cmd.Context().Err() != nil:
-		return cmd.Context().Err()
-	case err != nil:
-		found.NATS.Problem = err.Error()
-	default:
-		defer disconnect(ctx, conn)
-		found.ask(ctx, conn)
+	defer func() {
+		if c.conn != nil {
+			disconnect(cmd.Context(), c.conn)
+		}
+	}()
+	if c.watch != "" {
+		return c.follow(cmd.Context(), p, settings)
 	}
-	if err := cmd.Context().Err(); err != nil {
-		return fmt.Errorf("asking for the status: %w", err)
+	found, err := c.look(cmd.Context(), settings)
+	if err != nil {
+		return err
 	}
-	found.judge()
 	if err := found.print(p); err != nil {
 		return err
 	}
@@ -86,21 +100,82 @@ func (c *statusCommand) run(cmd *cobra.Command) error {
 	return nil
 }
 
+// look asks for everything once. The error is ctx's end.
+func (c *statusCommand) look(ctx context.Context, settings config.Connection) (*status, error) {
+	asking, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
+	found := &status{CheckedAt: time.Now().UTC(), Holds: []journal.Hold{}}
+	if c.conn == nil {
+		conn, err := dialTold(asking, c.env, settings, c.isDenied)
+		if err != nil {
+			found.NATS.Problem = err.Error()
+		} else {
+			c.conn = conn
+		}
+	}
+	switch {
+	case ctx.Err() != nil:
+	case c.conn == nil:
+	case !c.conn.Connected():
+		found.NATS.Problem = "the connection to NATS is lost; it is tried again"
+	default:
+		found.ask(asking, c.conn)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("asking for the status: %w", err)
+	}
+	c.mu.Lock()
+	found.Denied = slices.Clone(c.denied)
+	c.mu.Unlock()
+	found.judge()
+	return found, nil
+}
+
+// anyConsumer is a subject as a right is granted: a reader's consumer has another name each time.
+func anyConsumer(subject string) string {
+	const create = ".CONSUMER.CREATE."
+	api, rest, ok := strings.Cut(subject, create)
+	if names := strings.SplitN(rest, ".", 3); ok && len(names) > 1 {
+		names[1] = "*"
+		return api + create + strings.Join(names, ".")
+	}
+	return subject
+}
+
+// isDenied notes a subject that the user has no right to.
+func (c *statusCommand) isDenied(subject string) {
+	subject = anyConsumer(subject)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !slices.Contains(c.denied, subject) {
+		c.denied = append(c.denied, subject)
+	}
+}
+
 // status is what there is to say about an installation, as -o json prints it.
 type status struct {
-	// Healthy is what the exit code says, Verdict why in a sentence.
+	// Healthy is what the exit code says, Verdict why in a sentence: the first of Problems if there are any.
 	Healthy   bool      `json:"healthy"`
 	Verdict   string    `json:"verdict"`
+	Problems  []string  `json:"problems,omitempty"`
 	CheckedAt time.Time `json:"checkedAt"`
 
 	NATS     natsStatus     `json:"nats"`
 	Topology topologyStatus `json:"topology"`
 	Updates  *updatesStatus `json:"updates,omitempty"`
 	// Partitions are the relay's consumers.
-	Partitions  []partitionStatus  `json:"partitions,omitempty"`
+	Partitions []partitionStatus `json:"partitions,omitempty"`
+	// Replicas are the relays, Work is what they have in hand together.
+	Replicas    []replicaStatus    `json:"replicas,omitempty"`
+	Work        *workStatus        `json:"work,omitempty"`
 	Holds       []journal.Hold     `json:"holds"`
+	PausedKinds []pausedKind       `json:"pausedKinds,omitempty"`
 	DeadLetters *deadLettersStatus `json:"deadLetters,omitempty"`
 	Results     *resultsStatus     `json:"results,omitempty"`
+	// Denied are the subjects that NATS does not let this user ask.
+	Denied []string `json:"denied,omitempty"`
+	// registered says that the relays' own records could be read: who is not among them is not running.
+	registered bool
 	// Unknown is what could not be asked, with the reason.
 	Unknown []string `json:"unknown,omitempty"`
 }
@@ -117,6 +192,19 @@ type topologyStatus struct {
 	Partitions int              `json:"partitions,omitempty"`
 	Replicas   int              `json:"replicas,omitempty"`
 	Storage    topology.Storage `json:"storage,omitempty"`
+	// Rooms say how full each stream and bucket is.
+	Rooms []roomStatus `json:"rooms,omitempty"`
+	// NotKnown says that it could not be looked at.
+	NotKnown bool `json:"notKnown,omitempty"`
+}
+
+// roomStatus is a stream or bucket; MaxBytes is -1 for no limit.
+type roomStatus struct {
+	Name     string `json:"name"`
+	Messages uint64 `json:"messages"`
+	Bytes    uint64 `json:"bytes"`
+	MaxBytes int64  `json:"maxBytes"`
+	Refuses  bool   `json:"-"`
 }
 
 type updatesStatus struct {
@@ -125,6 +213,8 @@ type updatesStatus struct {
 	// MaxBytes is -1 for no limit.
 	MaxBytes int64     `json:"maxBytes"`
 	Oldest   time.Time `json:"oldest,omitzero"`
+	// Undelivered are the waiting ones that no consumer delivers.
+	Undelivered uint64 `json:"undelivered,omitempty"`
 }
 
 type partitionStatus struct {
@@ -133,90 +223,35 @@ type partitionStatus struct {
 	Pending     uint64 `json:"pending"`
 	InProgress  int    `json:"inProgress"`
 	Redelivered int    `json:"redelivered"`
+	// Holder is the process that has the lease; Replicas says where it runs.
+	Holder string `json:"holder,omitempty"`
 	// Pulling says that a relay fetches.
 	Pulling bool `json:"pulling"`
 	// Paused says that somebody paused the consumer itself.
 	Paused bool `json:"paused,omitempty"`
 }
 
+// pausedKind is a pause of one kind of updates alone.
+type pausedKind struct {
+	Kind  update.Kind `json:"kind"`
+	Since time.Time   `json:"since"`
+	// Until is absent for one without end.
+	Until  time.Time `json:"until,omitzero"`
+	Reason string    `json:"reason,omitempty"`
+	By     string    `json:"by,omitempty"`
+}
+
 type deadLettersStatus struct {
-	Count    uint64             `json:"count"`
+	Count uint64 `json:"count"`
+	// ByReason has no times if this user may read no dead letters and there are several reasons.
 	ByReason []deadletter.Count `json:"byReason"`
+	// Oldest is when the oldest was stored.
+	Oldest time.Time `json:"oldest,omitzero"`
 }
 
 type resultsStatus struct {
-	LastMinute int `json:"lastMinute"`
-	// AtLeast says that there were more than were counted.
-	AtLeast bool `json:"atLeast,omitempty"`
-}
-
-// ask asks for every part; one that cannot be asked hides no other.
-func (s *status) ask(ctx context.Context, conn *queue.Conn) {
-	js := conn.JetStream()
-	s.NATS.URL = conn.Server()
-	found, err := topology.Verify(ctx, js)
-	s.NATS.Version = found.Server
-	s.Topology = topologyStatus{Right: err == nil, Partitions: found.Partitions, Replicas: found.Replicas, Storage: found.Storage}
-	switch {
-	case errors.Is(err, topology.ErrSetupNeeded), errors.Is(err, topology.ErrServerTooOld):
-		s.Topology.Problem = err.Error()
-	case err != nil:
-		s.Topology.Problem = "not known: " + err.Error()
-		s.unknown("topology", err)
-	}
-	backlog, err := conn.Backlog(ctx)
-	if err == nil {
-		s.backlog(backlog)
-	}
-	s.unknown("updates", err)
-	holds, err := journal.NewHolds(js).List(ctx)
-	s.Holds = append(s.Holds, holds...)
-	s.unknown("holds", err)
-	store := deadletter.New(js, deadletter.Config{})
-	defer store.Close()
-	counts, err := store.Counts(ctx)
-	if err == nil {
-		s.DeadLetters = &deadLettersStatus{ByReason: counts}
-		for _, c := range counts {
-			s.DeadLetters.Count += c.Count
-		}
-	}
-	s.unknown("dead letters", err)
-	s.unknown("results", s.results(ctx, journal.NewResults(js)))
-}
-
-// unknown notes what could not be asked. Without a topology that is no news.
-func (s *status) unknown(what string, err error) {
-	if err != nil && (s.Topology.Right || what == "topology") {
-		s.Unknown = append(s.Unknown, what+": "+err.Error())
-	}
-}
-
-func (s *status) backlog(b queue.Backlog) {
-	s.Updates = &updatesStatus{Waiting: b.Messages, Bytes: b.Bytes, MaxBytes: b.MaxBytes, Oldest: b.OldestAt.UTC()}
-	if b.OldestAt.IsZero() {
-		s.Updates.Oldest = time.Time{}
-	}
-	for _, p := range b.Partitions {
-		s.Partitions = append(s.Partitions, partitionStatus{
-			Partition: p.Number, Pending: p.Pending, InProgress: p.AckPending, Redelivered: p.Redelivered,
-			Pulling: p.Waiting > 0 || p.PinnedClient != "", Paused: p.Paused,
-		})
-	}
-}
-
-func (s *status) results(ctx context.Context, results *journal.Results) error {
-	counted := &resultsStatus{}
-	for _, err := range results.List(ctx, journal.ResultFilter{Since: s.CheckedAt.Add(-resultsWindow)}) {
-		if err != nil {
-			return err
-		}
-		if counted.LastMinute == resultsMost {
-			counted.AtLeast = true
-			break
-		}
-		counted.LastMinute++
-	}
-	s.Results = counted
-	return nil
+	// LastMinute are all events, PerSecond the settlements among them: the throughput.
+	LastMinute uint64                    `json:"lastMinute"`
+	ByOutcome  map[update.Outcome]uint64 `json:"byOutcome,omitempty"`
+	PerSecond  float64                   `json:"perSecond"`
 }

@@ -21,6 +21,7 @@ import (
 	"kexrelay/internal/relay"
 	"kexrelay/internal/telemetry"
 	"kexrelay/internal/topology"
+	"kexrelay/internal/update"
 )
 
 // drainTimeout bounds how long the last acks may take to reach the server, acksTimeout how long it may take to say so.
@@ -34,6 +35,8 @@ type Options struct {
 	Config config.Serve
 	Logger *slog.Logger
 	Build  telemetry.BuildInfo
+	// Tracing, if not nil, shows updates in traces. The caller ends it.
+	Tracing *telemetry.Tracing
 	// OnServing, if not nil, is called once with the address of the health endpoints, when updates are fetched.
 	OnServing func(httpAddr string)
 }
@@ -43,29 +46,59 @@ type relayProcess struct {
 	cfg     config.Serve
 	logger  *slog.Logger
 	metrics *telemetry.Metrics
+	tracing *telemetry.Tracing         // nil for none
 	conn    atomic.Pointer[queue.Conn] // nil until connected: the endpoints answer before
 	client  *kex.Client
 	gate    *hold.Gate
+	fleet   *hold.Fleet // joins the gate with other replicas'
 	relay   *relay.Relay
 	// partitions are this process's parts; it serves those whose lease it has.
 	partitions []*partition
 	leased     atomic.Int64
 	// verified is set once the topology was found as it must be and the consumers are bound.
 	verified atomic.Bool
+	// topology is what is wrong with it since.
+	topology topologyState
 	// busy reports that enough lanes are runnable: intake pauses.
 	busy atomic.Bool
 	// ready is how many lanes are runnable.
 	ready atomic.Int64
 
-	mu      sync.Mutex
-	retired []*queue.Queue // kept for the last acks of what is being sent at the stop
+	self    journal.Replica // As the others see it.
+	members *journal.Members
+	failure atomic.Pointer[FailureState]
+	rates   *rateShare
+	left    chan struct{} // closed when the other replicas know of the stop, or cannot be told
+
+	budget  *queue.Budget  // the content in memory, of all partitions
+	retired sync.WaitGroup // queues kept for the last acks of what is being sent
+
+	seen    seen         // what was last seen in NATS, for metrics
+	fetched *fetchCounts // what the queues have counted
 }
 
 // Run runs the relay until ctx ends, then stops it: nil after a clean stop. It returns an error that says what to do
-// when the configuration does not fit together, the topology is not there, or the consumer or the connection to
-// NATS is lost for good; a server that is merely away is waited for.
+// when the configuration does not fit together, the topology is not there at the start, or the connection to NATS is
+// lost for good; a server that is merely away is waited for, and so is a topology that is not right any more.
+//
+// When setup has changed the number of partitions, all parts are stopped and made anew.
 func Run(ctx context.Context, opts Options) error {
-	p := &relayProcess{cfg: opts.Config, logger: opts.Logger, metrics: telemetry.NewMetrics(opts.Build)}
+	if told := opts.OnServing; told != nil {
+		var once sync.Once
+		opts.OnServing = func(addr string) { once.Do(func() { told(addr) }) }
+	}
+	for {
+		err := runOnce(ctx, opts)
+		if !errors.Is(err, errPartitionsChanged) {
+			return err
+		}
+		opts.Logger.Warn("the topology has another number of partitions than before; starting anew with them")
+	}
+}
+
+func runOnce(ctx context.Context, opts Options) error {
+	p := &relayProcess{cfg: opts.Config, logger: opts.Logger, metrics: telemetry.NewMetrics(opts.Build), tracing: opts.Tracing, fetched: newFetchCounts()}
+	p.budget = queue.NewBudget(p.cfg.Relay.MaxInflightBytes)
 	if err := p.newClient(opts.Build.Version); err != nil {
 		return err
 	}
@@ -79,6 +112,14 @@ func Run(ctx context.Context, opts Options) error {
 	}
 	// The endpoints answer until the very end: a stop under load must be visible.
 	defer p.shutdown(ctx, server)
+	if p.cfg.HTTP.PprofAddr != "" {
+		profiler := telemetry.NewProfiler(p.cfg.HTTP.PprofAddr, p.logger)
+		if err := profiler.Start(ctx); err != nil {
+			return err
+		}
+		defer p.shutdown(ctx, profiler)
+		p.logger.Info("profiles are served", slog.String("pprof_addr", profiler.Addr()))
+	}
 
 	conn, err := p.connect(ctx)
 	if err != nil {
@@ -99,15 +140,20 @@ func (p *relayProcess) start(ctx context.Context, opts Options, httpAddr string)
 	js := p.conn.Load().JetStream()
 	written := journal.New(js, journal.Config{
 		Source: p.cfg.Relay.Source, MaxPayload: p.conn.Load().NATS().MaxPayload,
-		OnRetry: func(record journal.Record) { p.metrics.PublishRetry(telemetry.Record(record)) },
+		OnRetry:        func(record journal.Record) { p.metrics.PublishRetry(telemetry.Record(record)) },
+		OnDoubleBooked: func(kind update.Kind) { p.metrics.Settled(kind, update.DoubleBooked, "") },
+		OnAnswer:       p.conn.Load().Heard,
 	})
 	defer written.Close()
-	if err := p.newRelay(written); err != nil {
+	if err := p.newRelay(ctx, written); err != nil {
 		return err
 	}
 	p.divide(found.Partitions)
-	defer p.closeQueues(ctx)
+	p.newMembers(opts.Build.Version)
+	defer p.retired.Wait()
 	p.verified.Store(true)
+	defer p.announce(opts.Build)()
+	defer p.answerOperators(ctx, written)()
 	p.logger.Info("serving", slog.String("http_addr", httpAddr), slog.Int("partitions", found.Partitions),
 		slog.String("nats_server", found.Server))
 	if opts.OnServing != nil {
@@ -123,14 +169,29 @@ func (p *relayProcess) start(ctx context.Context, opts Options, httpAddr string)
 //     these alone until their results appear;
 //  3. the acks are flushed and the connection is drained (by the caller's deferred calls).
 func (p *relayProcess) run(ctx context.Context) error {
-	js := p.conn.Load().JetStream()
 	group, work := errgroup.WithContext(ctx)
-	leases := journal.NewLeases(js, p.cfg.Relay.Name, p.logger)
+	shared := newSharing(p.members, p.partitions, p.logger)
 	for _, part := range p.partitions {
-		group.Go(func() error { return p.runPartition(work, part, leases) })
+		group.Go(func() error { return p.runPartition(work, part, shared) })
 	}
+	for _, run := range []func(context.Context){p.members.Run, shared.run, p.relay.Run, p.watchDeadLetters} {
+		group.Go(func() error {
+			run(work)
+			return nil
+		})
+	}
+	group.Go(func() error { return p.watchTopology(work) })
 	group.Go(func() error {
-		p.relay.Run(work)
+		<-work.Done()
+		p.leave(work)
+		return nil
+	})
+	group.Go(func() error {
+		p.sweepDocuments(work)
+		return nil
+	})
+	group.Go(func() error {
+		newExpiries(p.cfg, p.metrics.CredentialExpiry, p.logger).run(work)
 		return nil
 	})
 	group.Go(func() error {
@@ -141,33 +202,47 @@ func (p *relayProcess) run(ctx context.Context) error {
 			return nil
 		}
 	})
-	shown := newHoldBoard(p.gate, journal.NewHolds(js), p.metrics, p.cfg.Relay.Name, p.logger, func() bool { return p.leased.Load() > 0 })
-	var board sync.WaitGroup
-	boardCtx, stopBoard := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopBoard()
-	board.Go(func() { shown.run(boardCtx) })
+	var holds sync.WaitGroup
+	holdsCtx, stopHolds := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopHolds()
+	holds.Go(func() { p.fleet.Run(holdsCtx) })
+	holds.Go(func() { p.showHolds(holdsCtx) })
 
 	err := group.Wait()
-	stopBoard()
-	board.Wait()
+	stopHolds()
+	holds.Wait()
 	if err == nil {
 		p.logger.Info("stopped", slog.Int("left_in_lanes", p.relay.Stats().Lanes.Items))
 	}
 	return err
 }
 
-// verify waits for NATS, then for nothing: a topology that is not there is an error, because only setup makes one.
+// verify waits for NATS, then for nothing: a topology that is not there is an error, because only setup makes one. That of
+// a server in this process is waited for, because setup reaches only one that runs.
 func (p *relayProcess) verify(ctx context.Context) (topology.Found, error) {
+	listening, stop := context.WithCancel(ctx)
+	var listener sync.WaitGroup
+	listener.Go(func() { p.conn.Load().Listen(listening) })
+	defer listener.Wait()
+	defer stop()
 	for {
 		if err := p.conn.Load().AwaitConnected(ctx); err != nil {
 			return topology.Found{}, err
 		}
 		found, err := topology.Verify(ctx, p.conn.Load().JetStream())
-		if err == nil || errors.Is(err, topology.ErrSetupNeeded) || errors.Is(err, topology.ErrServerTooOld) {
+		switch {
+		case err == nil:
+			p.seen.note(found)
+			p.topologyRight()
+			return found, nil
+		case errors.Is(err, topology.ErrSetupNeeded) && p.cfg.Embedded.Enabled:
+			p.topologyWrong(err)
+		case errors.Is(err, topology.ErrSetupNeeded), errors.Is(err, topology.ErrServerTooOld):
 			return found, err
+		default:
+			// NATS is there but does not answer for JetStream yet: a cluster without a leader, a server starting up.
+			p.logger.Warn("topology could not be verified; trying again", slog.Any("error", err))
 		}
-		// NATS is there but does not answer for JetStream yet: a cluster without a leader, a server starting up.
-		p.logger.Warn("topology could not be verified; trying again", slog.Any("error", err))
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
@@ -191,20 +266,5 @@ func (p *relayProcess) shutdown(ctx context.Context, server *telemetry.Server) {
 	defer cancel()
 	if err := server.Shutdown(ctx); err != nil {
 		p.logger.Warn("health endpoints were cut off", slog.Any("error", err))
-	}
-}
-
-// closeQueues waits, a moment, until the server has applied the last acks, so that the next holder need not find out
-// from the results that those updates are settled. It is no loss if it does.
-func (p *relayProcess) closeQueues(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), acksTimeout)
-	defer cancel()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, q := range p.retired {
-		if err := q.AwaitAcks(ctx); err != nil {
-			p.logger.Debug("last acks were not confirmed; their updates are known to be settled", slog.Any("error", err))
-		}
-		q.Close()
 	}
 }

@@ -2,122 +2,113 @@ package app
 
 import (
 	"context"
-	"log/slog"
+	"crypto/rand"
+	"errors"
+	"fmt"
 	"time"
 
 	"kexrelay/internal/fault"
 	"kexrelay/internal/hold"
 	"kexrelay/internal/journal"
-	"kexrelay/internal/telemetry"
+	"kexrelay/internal/update"
 )
 
-// boardTimeout bounds writing one hold down.
-const boardTimeout = 3 * time.Second
+// probeMargin is how much longer than a request another replica's probe may take before it counts as dead.
+const probeMargin = 5 * time.Second
 
-// boardPause is how often it is looked whether this process has begun to send.
-const boardPause = time.Second
-
-// holdBoard shows the gate's holds to others: as metrics, and in KEX_CONTROL for `kexrelay status` on any machine.
-type holdBoard struct {
-	gate    *hold.Gate
-	keys    *journal.Holds
-	metrics *telemetry.Metrics
-	replica string
-	logger  *slog.Logger
-	// active reports whether this process sends: only then its holds are everybody's.
-	active func() bool
-	shown  map[fault.Reason]hold.Hold
+// shareHolds joins the gate with those of all replicas. ctx's end is the process's: what its last requests showed is
+// told although the leases are given back by then.
+func (p *relayProcess) shareHolds(ctx context.Context) {
+	p.fleet = p.gate.Share(hold.Sharing{
+		Store:    holdStore{journal.NewHolds(p.conn.Load().JetStream())},
+		Process:  rand.Text(),
+		Takeover: p.cfg.KEX.RequestTimeout + probeMargin,
+		Active:   func() bool { return p.leased.Load() > 0 || ctx.Err() != nil },
+	})
 }
 
-func newHoldBoard(gate *hold.Gate, keys *journal.Holds, metrics *telemetry.Metrics, replica string, logger *slog.Logger, active func() bool) *holdBoard {
-	return &holdBoard{gate: gate, keys: keys, metrics: metrics, replica: replica, logger: logger, active: active}
-}
+// inheritHolds takes over what is held before anything is sent: a replica must not find out about a throttle by being
+// throttled.
+func (p *relayProcess) inheritHolds(ctx context.Context) error { return p.fleet.Refresh(ctx) }
 
-// run writes every change down until ctx ends. What is on then stays written: the next holder goes on with it. What
-// a predecessor left and this process has not taken over is taken off at the start.
-func (b *holdBoard) run(ctx context.Context) {
-	failed := false
+// showHolds keeps the metrics of holds in line with the gate until ctx ends.
+func (p *relayProcess) showHolds(ctx context.Context) {
 	for {
-		changed := b.gate.Changed()
-		wait := boardPause
-		switch {
-		case !b.active():
-			b.shown = nil // The keys are another replica's.
-		case b.write(ctx, b.gate.Holds()):
-			failed = false
-		default:
-			if !failed {
-				b.logger.Warn("holds could not be written to nats; status does not show them until they can")
-			}
-			failed, wait = true, 5*boardPause
+		changed := p.gate.Changed()
+		since := make(map[fault.Reason]time.Time)
+		for _, h := range p.gate.Holds() {
+			since[h.Reason] = h.Since
 		}
-		timer := time.NewTimer(wait)
+		for _, reason := range fault.HoldReasons() {
+			at, on := since[reason]
+			p.metrics.Hold(reason, on, at)
+		}
+		for _, kind := range update.Kinds() {
+			p.metrics.KindPaused(kind, p.gate.KindPaused(string(kind)))
+		}
 		select {
 		case <-changed:
-		case <-timer.C:
 		case <-ctx.Done():
-			timer.Stop()
 			return
 		}
-		timer.Stop()
 	}
 }
 
-// write shows exactly the given holds and reports whether all of it could be written.
-func (b *holdBoard) write(ctx context.Context, holds []hold.Hold) bool {
-	ctx, cancel := context.WithTimeout(ctx, boardTimeout)
-	defer cancel()
-	if b.shown == nil {
-		b.shown = make(map[fault.Reason]hold.Hold)
-		for _, reason := range fault.HoldReasons() {
-			b.shown[reason] = hold.Hold{Reason: reason}
-		}
-	}
-	on := make(map[fault.Reason]bool, len(holds))
-	complete := true
-	for _, h := range holds {
-		on[h.Reason] = true
-		b.metrics.Hold(h.Reason, true, h.Since)
-		if b.shown[h.Reason] == h {
-			continue
-		}
-		if err := b.keys.Put(ctx, journal.Hold{
-			Reason: h.Reason, Since: h.Since, NextProbe: h.NextProbe, Detail: h.Detail, Replica: b.replica,
-		}); err != nil {
-			complete = false
-			continue
-		}
-		b.shown[h.Reason] = h
-	}
-	for reason := range b.shown {
-		if on[reason] {
-			continue
-		}
-		b.metrics.Hold(reason, false, time.Time{})
-		if err := b.keys.Remove(ctx, reason); err != nil {
-			complete = false
-			continue
-		}
-		delete(b.shown, reason)
-	}
-	return complete
+// holdStore is journal's holds in the gate's terms: the two do not know each other.
+type holdStore struct{ keys *journal.Holds }
+
+// Create writes a record for a reason that has none.
+func (s holdStore) Create(ctx context.Context, r hold.Record) (uint64, error) {
+	revision, err := s.keys.Create(ctx, journal.Hold(r))
+	return revision, holdError(err)
 }
 
-// inheritHolds goes on with the holds that the former holder of a lease has written down: a new process must not
-// find out about a throttle by being throttled. What is left of a wait is told by durations of the writer's clock,
-// so that a wrong clock here does no harm.
-func (p *relayProcess) inheritHolds(ctx context.Context) error {
-	holds, err := journal.NewHolds(p.conn.Load().JetStream()).List(ctx)
-	if err != nil {
-		return err
+// Update replaces a record that is at revision.
+func (s holdStore) Update(ctx context.Context, r hold.Record, revision uint64) (uint64, error) {
+	revision, err := s.keys.Update(ctx, journal.Hold(r), revision)
+	return revision, holdError(err)
+}
+
+// Remove removes a record that is at revision.
+func (s holdStore) Remove(ctx context.Context, reason fault.Reason, revision uint64) error {
+	return holdError(s.keys.Remove(ctx, reason, revision))
+}
+
+// Get reads one record.
+func (s holdStore) Get(ctx context.Context, reason fault.Reason) (hold.Record, error) {
+	h, err := s.keys.Get(ctx, reason)
+	return hold.Record(h), holdError(err)
+}
+
+// List reads all records.
+func (s holdStore) List(ctx context.Context) ([]hold.Record, error) {
+	holds, err := s.keys.List(ctx)
+	if err == nil {
+		var kinds []journal.Hold
+		kinds, err = s.keys.Kinds(ctx)
+		holds = append(holds, kinds...)
 	}
-	for _, h := range holds {
-		// Storage speaks for itself; what this process holds already it knows better.
-		if h.Reason == fault.Storage || p.gate.Held(h.Reason) {
-			continue
-		}
-		// Whether outcomes were unknown is not written down: the first probe of an outage books nothing.
-		p.gate.Raise(h.Reason, max(h.NextProbe.Sub(h.UpdatedAt), 0), h.Detail, h.Reason != fault.Outage)
+	records := make([]hold.Record, len(holds))
+	for i, h := range holds {
+		records[i] = hold.Record(h)
 	}
-	return nil
+	return records, err
+}
+
+// Watch follows all records.
+func (s holdStore) Watch(ctx context.Context, tell func(hold.Change)) error {
+	return s.keys.Watch(ctx, func(c journal.HoldChange) {
+		tell(hold.Change{Record: hold.Record(c.Hold), Gone: c.Gone})
+	})
+}
+
+// holdError is an error of journal in the gate's terms.
+func holdError(err error) error {
+	switch {
+	case errors.Is(err, journal.ErrHoldChanged):
+		return fmt.Errorf("%w: %w", hold.ErrConflict, err)
+	case errors.Is(err, journal.ErrNoHold):
+		return fmt.Errorf("%w: %w", hold.ErrGone, err)
+	}
+	return err
 }

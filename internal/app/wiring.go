@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"log/slog"
+	"os"
 	"strings"
 	"time"
 
@@ -51,6 +53,7 @@ func (p *relayProcess) connect(ctx context.Context) (*queue.Conn, error) {
 		Logger:         p.logger,
 		OnSlowConsumer: func() { p.metrics.NATSError(telemetry.NATSSlowConsumer) },
 		OnPermission:   func(string) { p.metrics.NATSError(telemetry.NATSPermission) },
+		OnSilence:      func() { p.metrics.NATSError(telemetry.NATSSilent) },
 		OnDisconnect:   func() { p.metrics.NATSError(telemetry.NATSDisconnected) },
 	})
 }
@@ -66,22 +69,29 @@ func ConnectOptions(c config.Connection) queue.ConnectOptions {
 }
 
 // newRelay makes the gate and the pipeline behind it.
-func (p *relayProcess) newRelay(written *journal.Journal) error {
+func (p *relayProcess) newRelay(ctx context.Context, written *journal.Journal) error {
 	r := p.cfg.Relay
 	p.gate = hold.New(hold.Config{
-		Limit: r.Concurrency, Initial: r.RetryInitial, MaxInterval: r.RetryMaxInterval, Logger: p.logger,
+		Limit: r.Concurrency, Initial: r.RetryInitial, MaxInterval: r.RetryMaxInterval, Replica: r.Name, Logger: p.logger,
 	})
+	p.shareHolds(ctx)
 	enough := r.Concurrency * runnablePerWorker
+	var tracer relay.Tracer // Stays nil without tracing: then it costs nothing.
+	if p.tracing != nil {
+		tracer = p.tracing
+	}
 	p.relay = relay.New(relay.Config{
 		Concurrency: r.Concurrency, Rate: r.Rate,
 		RetryInitial: r.RetryInitial, RetryMaxInterval: r.RetryMaxInterval, RetryBudget: r.RetryBudget,
 		ParkUnknown: r.UnknownOutcome == config.Park, RequestTimeout: p.cfg.KEX.RequestTimeout, ShutdownTimeout: r.ShutdownTimeout, TracePrefix: r.TracePrefix,
 	}, relay.Deps{
 		Sender: p.client, Journal: written, Claims: journal.NewClaims(p.conn.Load().JetStream()),
-		Observer: observer{p.metrics}, Gate: p.gate, Logger: p.logger,
+		Documents: journal.NewDocuments(p.conn.Load().JetStream()),
+		Memory:    p.budget,
+		Observer:  observer{p.metrics, &p.failure}, Tracer: tracer, Gate: p.gate, Logger: p.logger,
 		OnReady: func(ready int) { p.throttleIntake(ready, enough) },
 	})
-	return p.registerGauges()
+	return p.registerMetrics()
 }
 
 // throttleIntake pauses fetching while enough lanes are runnable. There is some distance between pausing and going
@@ -126,6 +136,32 @@ func (p *relayProcess) wakeQueues() {
 // divide makes this process's part in each partition.
 func (p *relayProcess) divide(partitions int) {
 	for number := range partitions {
-		p.partitions = append(p.partitions, &partition{number: number, bytes: p.cfg.Relay.MaxInflightBytes / int64(partitions)})
+		p.partitions = append(p.partitions, newPartition(number))
+	}
+	p.rates = newRateShare(p.cfg.Relay.Rate, partitions, p.relay.SetRate, p.relay.Pause)
+}
+
+// newMembers makes this process known as one of the replicas.
+func (p *relayProcess) newMembers(version string) {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	leases := journal.NewLeases(p.conn.Load().JetStream(), p.cfg.Relay.Name, p.logger)
+	leases.OnAnswer(p.conn.Load().Heard)
+	p.self = journal.Replica{
+		Process: leases.Process(), Name: p.cfg.Relay.Name, Host: host, PID: os.Getpid(), Version: version, StartedAt: time.Now(),
+	}
+	p.members = journal.NewMembers(leases, p.self)
+	p.left = make(chan struct{})
+}
+
+// leave says at a stop that the others are to share without us, before the leases are given back.
+func (p *relayProcess) leave(ctx context.Context) {
+	defer close(p.left)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	if err := p.members.Leave(ctx); err != nil {
+		p.logger.Warn("the other replicas could not be told of the stop; they find out in seconds", slog.Any("error", err))
 	}
 }
