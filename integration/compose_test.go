@@ -21,6 +21,7 @@ import (
 // docker-compose up, as the repository has it, on a machine without a registry: a published comment comes out as a
 // result event.
 func TestComposeCarriesAPublishedComment(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	for _, path := range []string{"docker-compose.yml", ".dockerignore", "deploy/Dockerfile", "deploy/nats/nats.conf"} {
 		copyFile(t, filepath.Join("..", path), filepath.Join(dir, path))

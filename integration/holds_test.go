@@ -17,6 +17,7 @@ import (
 // The API answers 503 for a while with 500 updates queued: nothing is dead-lettered, hardly anything is sent, and
 // everything is booked once afterwards.
 func TestOutageLosesAndRepeatsNothing(t *testing.T) {
+	t.Parallel()
 	outage := 12 * time.Second
 	if long {
 		outage = 30 * time.Second
@@ -69,6 +70,7 @@ func TestOutageLosesAndRepeatsNothing(t *testing.T) {
 
 // A wrong secret from a cold start holds; the right one in the file heals it without a restart.
 func TestWrongSecretIsHealedByTheFile(t *testing.T) {
+	t.Parallel()
 	s := newSystem(t, simulator.Script{})
 	secret := filepath.Join(s.dir, "secret")
 	if err := os.WriteFile(secret, []byte("wrong\n"), 0o600); err != nil {
@@ -108,6 +110,7 @@ func TestWrongSecretIsHealedByTheFile(t *testing.T) {
 
 // One 429 with Retry-After: 5 stops all requests for 5 s and spends no budget.
 func TestRetryAfterIsKeptByEverybody(t *testing.T) {
+	t.Parallel()
 	s := newSystem(t, simulator.Script{
 		Sequence: []simulator.Step{{Answer: simulator.Answer{Status: 429, RetryAfter: 5 * time.Second}}},
 	})
@@ -132,6 +135,7 @@ func TestRetryAfterIsKeptByEverybody(t *testing.T) {
 
 // One foreign Vorgang among good ones is one dead letter; 403 for all is a hold after at most five.
 func TestForbiddenForOneAndForAll(t *testing.T) {
+	t.Parallel()
 	s := newSystem(t, simulator.Script{
 		Vorgaenge: []simulator.VorgangRule{{Match: []string{"403403"}, Always: &simulator.Answer{Status: 403}}},
 	})
@@ -173,6 +177,7 @@ func TestForbiddenForOneAndForAll(t *testing.T) {
 
 // A throttle is kept by the next process too, also after a kill.
 func TestAHoldSurvivesTheProcess(t *testing.T) {
+	t.Parallel()
 	s := newSystem(t, simulator.Script{
 		Sequence: []simulator.Step{{Answer: simulator.Answer{Status: 429, RetryAfter: 9 * time.Second}}},
 	})

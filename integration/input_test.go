@@ -17,6 +17,7 @@ import (
 // Every invalid update becomes a dead letter with a detail that names what is wrong, without a call, and delays
 // nobody.
 func TestInvalidUpdatesBecomeDeadLettersWithoutACall(t *testing.T) {
+	t.Parallel()
 	s := newSystem(t, simulator.Script{})
 	s.serve()
 	comments := `["x"]`
@@ -115,6 +116,7 @@ func (s *system) object(h nats.Header) string {
 
 // Headers that look like trouble on a valid update change nothing: it is delivered.
 func TestStrangeHeadersOnAValidUpdateAreNoReasonToRefuseIt(t *testing.T) {
+	t.Parallel()
 	s := newSystem(t, simulator.Script{})
 	s.serve()
 	for i, header := range []map[string]string{
@@ -140,6 +142,7 @@ var token = regexp.MustCompile(`Bearer [A-Za-z0-9._~+/-]{8,}`)
 
 // What is private appears nowhere but in the API and, for dead letters, in their bodies.
 func TestCanariesAppearNowhere(t *testing.T) {
+	t.Parallel()
 	const file, content, comment = "canary-filename-Qz81", "Y2FuYXJ5Y29udGVudFd4NzI", "canary-comment-Hk55"
 	s := newSystem(t, simulator.Script{
 		Vorgaenge: []simulator.VorgangRule{

@@ -33,7 +33,7 @@ func TestMemoryStaysBoundedWhileDocumentsPass(t *testing.T) {
 	})
 	s.drained(10 * time.Second)
 	t.Logf("%d documents of 300 kB, peak resident memory %.1f MB", documents, float64(peak.Load())/1e6)
-	if peak.Load() > limit {
+	if peak.Load() > memoryLimit(limit) {
 		t.Errorf("peak resident memory %.1f MB, want below 100 MB", float64(peak.Load())/1e6)
 	}
 	if n := s.count(topology.StreamDeadLetters); n != 0 {

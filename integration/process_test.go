@@ -5,15 +5,17 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"kexrelay/internal/embedded/embeddedtest"
 )
 
 // process is a program started by a test. It is killed, by its PID, when the test ends.
@@ -21,6 +23,7 @@ type process struct {
 	name   string
 	cmd    *exec.Cmd
 	output lockedBuffer
+	file   string // Where its output is instead, if anywhere.
 	exited chan struct{}
 	err    error
 }
@@ -43,26 +46,67 @@ func (b *lockedBuffer) String() string {
 	return b.text.String()
 }
 
-// startProcess runs a program with an environment of its own, so that nothing of the machine's leaks into the test.
-func startProcess(t *testing.T, name string, env []string, program string, args ...string) *process {
-	t.Helper()
+// startProcess runs a program as launch does. If the test fails, it shows the last that the program printed.
+func startProcess(tb testing.TB, name string, env []string, program string, args ...string) *process {
+	tb.Helper()
+	p := launch(tb, name, env, program, args...)
+	tb.Cleanup(func() {
+		p.kill()
+		if tb.Failed() {
+			tb.Logf("last output of %s:\n%s", name, tail(p.output.String(), 60))
+		}
+	})
+	return p
+}
+
+// launch runs a program with an environment of its own, so that nothing of the machine's leaks into the test.
+func launch(tb testing.TB, name string, env []string, program string, args ...string) *process {
+	tb.Helper()
+	return launchInto(tb, name, nil, env, program, args...)
+}
+
+// launchInto is launch for a program that prints into a file, which costs this process nothing; without one into output.
+func launchInto(tb testing.TB, name string, file *os.File, env []string, program string, args ...string) *process {
+	tb.Helper()
 	p := &process{name: name, cmd: exec.Command(program, args...), exited: make(chan struct{})}
-	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, env...)
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + tb.TempDir()}, env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
+	if file != nil {
+		p.cmd.Stdout, p.cmd.Stderr, p.file = file, file, file.Name()
+	}
 	if err := p.cmd.Start(); err != nil {
-		t.Fatalf("starting %s: %v", name, err)
+		tb.Fatalf("starting %s: %v", name, err)
 	}
 	go func() {
 		p.err = p.cmd.Wait()
 		close(p.exited)
 	}()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		p.kill()
-		if t.Failed() {
-			t.Logf("last output of %s:\n%s", name, tail(p.output.String(), 60))
-		}
+		wantNoRace(tb, name, p.printed(10_000))
 	})
 	return p
+}
+
+// printed is the last that the program printed.
+func (p *process) printed(lines int) string {
+	if p.file == "" {
+		return tail(p.output.String(), lines)
+	}
+	text, err := os.ReadFile(p.file)
+	if err != nil {
+		return err.Error()
+	}
+	return tail(string(text), lines)
+}
+
+// wantNoRace fails the test if a program that was built with the race detector has reported a race.
+func wantNoRace(tb testing.TB, name, output string) {
+	tb.Helper()
+	if i := strings.Index(output, "WARNING: DATA RACE"); i >= 0 {
+		lines := strings.SplitN(output[i:], "\n", 60)
+		tb.Errorf("%s has a data race:\n%s", name, strings.Join(lines[:len(lines)-1], "\n"))
+	}
 }
 
 func (p *process) kill() {
@@ -71,95 +115,89 @@ func (p *process) kill() {
 }
 
 // terminate sends SIGTERM and gives the exit code, failing the test if the process outlives the limit.
-func (p *process) terminate(t *testing.T, limit time.Duration) int {
-	t.Helper()
+func (p *process) terminate(tb testing.TB, limit time.Duration) int {
+	tb.Helper()
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatalf("stopping %s: %v", p.name, err)
+		tb.Fatalf("stopping %s: %v", p.name, err)
 	}
-	return p.wait(t, limit)
+	return p.wait(tb, limit)
 }
 
 // wait gives the exit code once the process has ended.
-func (p *process) wait(t *testing.T, limit time.Duration) int {
-	t.Helper()
+func (p *process) wait(tb testing.TB, limit time.Duration) int {
+	tb.Helper()
 	select {
 	case <-p.exited:
 	case <-time.After(limit):
-		t.Fatalf("%s still runs after %v", p.name, limit)
+		tb.Fatalf("%s still runs after %v", p.name, limit)
 	}
 	if exit, ok := errors.AsType[*exec.ExitError](p.err); ok {
 		return exit.ExitCode()
 	}
 	if p.err != nil {
-		t.Fatalf("%s: %v", p.name, p.err)
+		tb.Fatalf("%s: %v", p.name, p.err)
 	}
 	return 0
 }
 
 // residentBytes is the process's resident memory now.
-func (p *process) residentBytes(t *testing.T) int64 {
-	t.Helper()
+func (p *process) residentBytes(tb testing.TB) int64 {
+	tb.Helper()
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/statm")
 	if err != nil {
-		t.Fatalf("reading the memory of %s: %v", p.name, err)
+		tb.Fatalf("reading the memory of %s: %v", p.name, err)
 	}
 	pages, err := strconv.ParseInt(strings.Fields(string(text))[1], 10, 64)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return pages * int64(os.Getpagesize())
 }
 
 // runProgram runs a program to its end and gives what it printed and its exit code.
-func runProgram(t *testing.T, env []string, stdin io.Reader, program string, args ...string) (stdout, stderr string, code int) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+func runProgram(tb testing.TB, env []string, stdin io.Reader, program string, args ...string) (stdout, stderr string, code int) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, env...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + tb.TempDir()}, env...)
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &out, &errs
 	err := cmd.Run()
+	wantNoRace(tb, filepath.Base(program), errs.String())
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return out.String(), errs.String(), exit.ExitCode()
 	}
 	if err != nil {
-		t.Fatalf("running %s %v: %v", program, args, err)
+		tb.Fatalf("running %s %v: %v", program, args, err)
 	}
 	return out.String(), errs.String(), 0
 }
 
-// freePort is a port nobody listens on at the moment.
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close() //nolint:errcheck // nothing was sent
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := strconv.Atoi(port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
+// freePort is a port that is the test's until it ends.
+func freePort(tb testing.TB) int {
+	tb.Helper()
+	return embeddedtest.FreePort(tb)
 }
 
-// eventually polls until the condition holds, and fails the test if it does not within the limit.
-func eventually(t *testing.T, limit time.Duration, what string, holds func() bool) {
-	t.Helper()
+// busy is how much longer everything may take on a machine that has other work.
+const busy = 4
+
+// eventually polls until the condition holds, and fails the test if it does not. The limit is that of a machine with
+// nothing else to do, and is there to find out what hangs: busy times as long is waited. What the relay promises is held
+// to its time by promised and by stalls.
+func eventually(tb testing.TB, limit time.Duration, what string, holds func() bool) {
+	tb.Helper()
+	limit *= busy
 	deadline := time.Now().Add(limit)
 	for !holds() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", limit, what)
+			tb.Fatalf("not within %v: %s", limit, what)
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):
-		case <-t.Context().Done():
-			t.Fatal(context.Cause(t.Context()))
+		case <-tb.Context().Done():
+			tb.Fatal(context.Cause(tb.Context()))
 		}
 	}
 }

@@ -55,7 +55,7 @@ func newSystem(t *testing.T, script simulator.Script) *system {
 		t.Fatal(err)
 	}
 	s.nats = startProcess(t, "nats-server", nil, programs.natsServer, "--config", s.natsConf)
-	if out, errs, code := runProgram(t, s.natsEnv(), nil, programs.kexrelay, "setup", "--wait", "30s"); code != 0 {
+	if out, errs, code := runProgram(t, s.natsEnv(), nil, programs.kexrelay, "setup", "--wait", "2m"); code != 0 {
 		t.Fatalf("setup: exit code %d\n%s%s", code, out, errs)
 	}
 	s.connect()
@@ -86,7 +86,7 @@ func (s *system) connect() {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(s.nc.Close)
-	if s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(1000)); err != nil {
+	if s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(1000), jetstream.WithDefaultTimeout(30*time.Second)); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -126,7 +126,7 @@ func (s *system) serve(more ...string) {
 // get asks one of the relay's endpoints; code 0 means no answer.
 func (s *system) get(path string) (code int, body string) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.health+path, http.NoBody)
 	if err != nil {
@@ -152,7 +152,7 @@ func (s *system) publish(subject, body string, header map[string]string) *jetstr
 	for name, value := range header {
 		m.Header[name] = []string{value}
 	}
-	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 	defer cancel()
 	ack, err := s.js.PublishMsg(ctx, m)
 	if err != nil {
@@ -164,7 +164,7 @@ func (s *system) publish(subject, body string, header map[string]string) *jetstr
 // read gives all messages of a stream.
 func (s *system) read(stream string) []jetstream.Msg {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 3*time.Minute)
 	defer cancel()
 	consumer, err := s.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{})
 	if err != nil {
@@ -180,7 +180,12 @@ func (s *system) read(stream string) []jetstream.Msg {
 		for m := range batch.Messages() {
 			all = append(all, m)
 		}
-		if err := batch.Error(); err != nil && !errors.Is(err, jetstream.ErrNoMessages) {
+		err = batch.Error()
+		if errors.Is(err, nats.ErrNoResponders) && ctx.Err() == nil {
+			time.Sleep(50 * time.Millisecond) // A cluster has made the consumer, but not everywhere yet.
+			continue
+		}
+		if err != nil && !errors.Is(err, jetstream.ErrNoMessages) {
 			s.t.Fatalf("reading %s: %v", stream, err)
 		}
 		if len(all) == n {
@@ -205,7 +210,7 @@ func (s *system) results() []journal.Event {
 // count is the number of messages in a stream.
 func (s *system) count(stream string) int {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 	defer cancel()
 	info, err := s.js.Stream(ctx, stream)
 	if err != nil {
