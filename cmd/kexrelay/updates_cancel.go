@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -97,7 +98,10 @@ func (c *updatesCancelCommand) run(cmd *cobra.Command, arg string) error {
 		Seq: seq, Reason: c.reason, Source: relay.Source, Name: "kexrelay updates cancel",
 		Auditor: journal.NewAuditor(js, publisher, c.env.actor()),
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, journal.ErrCancelUnknown):
+		return err
+	case err != nil:
 		return fmt.Errorf("not taken back: %w", err)
 	}
 	if p.json {

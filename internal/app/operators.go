@@ -22,7 +22,7 @@ type operators struct {
 	journal *journal.Journal
 	updates *journal.Updates
 	logger  *slog.Logger
-	stop    context.Context //nolint:containedctx // Questions come with the connection, not with a call.
+	working context.Context //nolint:containedctx // Questions come with the connection, not with a call.
 
 	mu sync.Mutex
 	// kept are the updates that are kept back for a cancellation, by its token.
@@ -35,13 +35,18 @@ type keptBack struct {
 	expiry     *time.Timer
 }
 
-// answerOperators listens for questions until the returned function is called. ctx ends what is being written because of
-// them: the process stops.
+// answerOperators listens for questions until the returned function is called, which waits for those that are being
+// answered. What is being written because of them when ctx ends has as long as a request that is being sent: cut short,
+// nobody could say whether the update is taken back.
 func (p *relayProcess) answerOperators(ctx context.Context, written *journal.Journal) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
+	working, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	unwatch := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(p.cfg.Relay.ShutdownTimeout, func() { cancel(relay.ErrStopping) })
+		context.AfterFunc(working, func() { timer.Stop() })
+	})
 	conn := p.conn.Load()
 	o := &operators{
-		process: p, journal: written, updates: journal.NewUpdates(conn.JetStream()), logger: p.logger, stop: ctx, kept: map[string]*keptBack{},
+		process: p, journal: written, updates: journal.NewUpdates(conn.JetStream()), logger: p.logger, working: working, kept: map[string]*keptBack{},
 	}
 	var stops []func()
 	for _, question := range []struct {
@@ -59,10 +64,13 @@ func (p *relayProcess) answerOperators(ctx context.Context, written *journal.Jou
 		stops = append(stops, stop)
 	}
 	return func() {
-		cancel()
+		timer := time.AfterFunc(p.cfg.Relay.ShutdownTimeout, func() { cancel(relay.ErrStopping) }) // Not every end is one of ctx.
 		for _, stop := range stops {
 			stop()
 		}
+		timer.Stop()
+		unwatch()
+		cancel(nil)
 	}
 }
 
@@ -119,6 +127,9 @@ func (o *operators) cancel(data []byte) any {
 
 // refusal is why an update is not taken back, in the words of the protocol.
 func refusal(err error) journal.CancelAnswer {
+	if errors.Is(err, relay.ErrUnconfirmed) { // Whatever else it is.
+		return journal.CancelAnswer{State: journal.CancelUnconfirmed, Detail: err.Error()}
+	}
 	for _, known := range []struct {
 		err   error
 		state journal.CancelState
@@ -141,7 +152,7 @@ var errExpired = errors.New("the relay kept the update back for too short a time
 
 // begin keeps an update back.
 func (o *operators) begin(r journal.CancelRequest) error {
-	w, err := o.updates.Get(o.stop, r.Seq)
+	w, err := o.updates.Get(o.working, r.Seq)
 	if err != nil {
 		return err
 	}
@@ -189,7 +200,7 @@ func (o *operators) commit(r journal.CancelRequest) error {
 		return errExpired
 	}
 	w := kept.update
-	err := kept.withdrawal.Commit(o.stop, func(ctx context.Context) error {
+	err := kept.withdrawal.Commit(o.working, func(ctx context.Context) error {
 		err := o.journal.Discard(ctx, w, kept.withdrawal.Past, kept.withdrawal.Answers, r.Reason)
 		if errors.Is(err, journal.ErrSettled) {
 			return relay.ErrSettled

@@ -28,7 +28,7 @@ var (
 	// ErrSettled says that the update has its result already, and only its ack is missing.
 	ErrSettled = errors.New("it is settled already, and only still in the stream: a relay takes it out when it runs")
 	// ErrCancelUnknown says that nobody knows yet whether it was taken back.
-	ErrCancelUnknown = errors.New("the relay was asked to take it back and has not confirmed it: kexrelay trace tells whether it is discarded; else cancel again")
+	ErrCancelUnknown = errors.New("it may be taken back or not, as nobody has confirmed it: kexrelay trace tells whether it is discarded; else cancel again")
 )
 
 // Cancellation is the wish to take back an update that was published by mistake.
@@ -148,6 +148,9 @@ func (c Cancellation) remove(ctx context.Context, js jetstream.JetStream, tenure
 		return fmt.Errorf("update %d: %w", w.Seq, ErrRelayRuns)
 	}
 	if err := j.Discard(ctx, w, past, nil, c.Reason); err != nil {
+		if _, refused := errors.AsType[*jetstream.APIError](err); !refused && !errors.Is(err, ErrSettled) && !errors.Is(err, topology.ErrDenied) {
+			err = fmt.Errorf("update %d: %w", w.Seq, unconfirmed(err))
+		}
 		return err
 	}
 	if err := c.takeOut(ctx, js, w); err != nil {
@@ -156,6 +159,9 @@ func (c Cancellation) remove(ctx context.Context, js jetstream.JetStream, tenure
 	tenure.Settled(w.Seq, w.StoredAt)
 	return nil
 }
+
+// unconfirmed is ErrCancelUnknown, and why.
+func unconfirmed(why error) error { return fmt.Errorf("%w (%w)", ErrCancelUnknown, why) }
 
 // audit tells who takes it back. Told again it is the same event.
 func (c Cancellation) audit(ctx context.Context, w Waiting) error {

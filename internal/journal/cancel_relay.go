@@ -60,6 +60,7 @@ const (
 	CancelSettled     CancelState = "settled"       // As ErrSettled.
 	CancelGone        CancelState = "gone"          // As ErrNoUpdate.
 	CancelNotHeld     CancelState = "not_held"      // The right to send it is somebody else's.
+	CancelUnconfirmed CancelState = "unconfirmed"   // As ErrCancelUnknown. Detail says why.
 	CancelFailed      CancelState = "failed"        // Detail says why.
 )
 
@@ -90,7 +91,7 @@ func (c Cancellation) askRelay(ctx context.Context, js jetstream.JetStream, w Wa
 		case CancelReady:
 			return true, c.through(ctx, js, subject, request, w)
 		case CancelBeingSent, CancelNotHeld: // A moment later it may be otherwise.
-		case CancelDone, CancelReleased, CancelMayBeBooked, CancelSettled, CancelGone, CancelFailed:
+		case CancelDone, CancelReleased, CancelMayBeBooked, CancelSettled, CancelGone, CancelFailed, CancelUnconfirmed:
 			return true, cancelRefused(w.Seq, answer)
 		}
 		timer := time.NewTimer(beingSentPause)
@@ -120,7 +121,7 @@ func (c Cancellation) through(ctx context.Context, js jetstream.JetStream, subje
 		return c.takeOut(ctx, js, w)
 	case "":
 		return fmt.Errorf("update %d: %w", w.Seq, ErrCancelUnknown)
-	case CancelReady, CancelReleased, CancelBeingSent, CancelMayBeBooked, CancelSettled, CancelGone, CancelNotHeld, CancelFailed:
+	case CancelReady, CancelReleased, CancelBeingSent, CancelMayBeBooked, CancelSettled, CancelGone, CancelNotHeld, CancelFailed, CancelUnconfirmed:
 	}
 	return cancelRefused(w.Seq, answer)
 }
@@ -139,6 +140,8 @@ func cancelRefused(seq uint64, answer CancelAnswer) error {
 		because = ErrNoUpdate
 	case CancelNotHeld:
 		because = ErrRelayRuns
+	case CancelUnconfirmed:
+		because = unconfirmed(because)
 	case CancelFailed, CancelReady, CancelDone, CancelReleased:
 	}
 	return fmt.Errorf("update %d: %w", seq, because)

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -31,6 +32,8 @@ var (
 	ErrSettled = errors.New("it is settled")
 	// ErrNotHeld says that the right to send it is somebody else's, or about to be.
 	ErrNotHeld = errors.New("the right to send it is not held any more")
+	// ErrUnconfirmed says that its result was being written, and may be there or not.
+	ErrUnconfirmed = errors.New("its result may have been written")
 )
 
 // Withdrawal keeps an update from being sent while it is decided whether it is taken back. Commit or Release ends it.
@@ -160,7 +163,8 @@ func (w *Withdrawal) Release() { w.relay.withdrawn.end(w.id) }
 
 // Commit takes the update back: write writes its result down, with errors as of Journal.Settle, or ErrSettled if it has
 // one. It goes the way of a request, with a record in the ledger before: a successor that takes over in this very moment
-// waits for the result. While NATS refuses the result, writing it is repeated until ctx ends or the right to send is lost.
+// waits for the result. While NATS refuses the result, writing it is repeated until ctx ends or the right to send is lost:
+// then it may be there all the same, and the error is ErrUnconfirmed. With any other error nothing was written.
 func (w *Withdrawal) Commit(ctx context.Context, write func(context.Context) error) error {
 	r, t := w.relay, w.tenure
 	r.busy.add(t, 1, 1) // A hand-over waits for it.
@@ -193,8 +197,8 @@ func (w *Withdrawal) Commit(ctx context.Context, write func(context.Context) err
 		}
 		return err
 	})
-	if err != nil { // It may have its result. Nothing of it is sent here any more; whoever comes next finds the record, and looks.
-		return err
+	if err != nil { // Nothing of it is sent here any more; whoever comes next finds the record, and looks.
+		return fmt.Errorf("%w: %w", ErrUnconfirmed, err)
 	}
 	t.Settled(w.id.seq, w.storedAt)
 	r.withdrawn.done(w.id)

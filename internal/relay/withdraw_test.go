@@ -239,6 +239,34 @@ func TestARefusedResultIsWrittenAgain(t *testing.T) {
 	})
 }
 
+// When writing the result is cut short it may be there all the same: nobody is told that the update is not taken back, and
+// no request of it begins.
+func TestACutShortResultIsUnconfirmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, &fakeAPI{}, nil)
+		d := comments(1, "1")
+		w, err := b.Withdraw(b.tenure, d.Subject(), d.Seq(), d.StoredAt())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Accept(d)
+		ctx, cut := context.WithCancel(t.Context())
+		if err := w.Commit(ctx, func(ctx context.Context) error {
+			cut()
+			return &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx)}
+		}); !errors.Is(err, ErrUnconfirmed) {
+			t.Errorf("cut short: %v", err)
+		}
+		time.Sleep(time.Hour)
+		if n := len(b.api.requests()); n != 0 {
+			t.Errorf("%d requests", n)
+		}
+		if got := b.tenure.story(); got != "sending 1/0" {
+			t.Errorf("ledger: %s, want the record left for whoever comes next", got)
+		}
+	})
+}
+
 // What a relay tells of an update that waits: what its requests came to, and when the next one is due.
 func TestTheStandingOfWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
