@@ -100,14 +100,19 @@ func (c *chaos) stallOf(victim *natsServer, bare map[string]*beats) time.Duratio
 		gaps[name] = b.longestGap(begin, end).Round(time.Millisecond)
 		slowest = max(slowest, gaps[name])
 	}
+	gap := c.longestPause(begin, end)
+	c.t.Logf("leader %s killed: the relay stood still for %v; a bare client for %v: %v", victim.name, gap.Round(time.Millisecond), slowest, gaps)
+	victim.start()
+	return gap - slowest
+}
+
+// longestPause is the longest time between two requests to the API.
+func (c *chaos) longestPause(begin, end time.Time) time.Duration {
 	requests := new(beats)
 	for _, r := range c.api.Requests() {
 		requests.all = append(requests.all, r.ReceivedAt)
 	}
-	gap := requests.longestGap(begin, end)
-	c.t.Logf("leader %s killed: the relay stood still for %v; a bare client for %v: %v", victim.name, gap.Round(time.Millisecond), slowest, gaps)
-	victim.start()
-	return gap - slowest
+	return requests.longestGap(begin, end)
 }
 
 // bareClients do what the relay does on the streams it needs, and the same on a stream of their own. The groups of
@@ -207,7 +212,10 @@ func (c *chaos) leadByOne(round int) *natsServer {
 		}
 		return led
 	})
-	time.Sleep(3 * time.Second) // Let the relay settle down: only the kill is measured.
+	eventually(c.t, time.Minute, "the relay has settled down: only the kill is measured", func() bool {
+		now := time.Now()
+		return c.longestPause(now.Add(-time.Second), now) < 200*time.Millisecond
+	})
 	return victim
 }
 

@@ -39,7 +39,7 @@ func TestStandbyTakesOver(t *testing.T) {
 			t.Fatal(err)
 		}
 		took := book()
-		if code := holder.wait(t, 40*time.Second); code != 0 {
+		if code := holder.wait(t, 10*time.Second); code != 0 {
 			t.Errorf("exit code %d", code)
 		}
 		holder = next
@@ -55,7 +55,7 @@ func TestStandbyTakesOver(t *testing.T) {
 	if s.api.Counts().Requests != n {
 		t.Errorf("%d requests for %d updates", s.api.Counts().Requests, n)
 	}
-	if code := holder.terminate(t, 40*time.Second); code != 0 {
+	if code := holder.terminate(t, 10*time.Second); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 }

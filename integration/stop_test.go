@@ -26,7 +26,7 @@ func TestStopUnderLoadSettlesWhatIsBeingSent(t *testing.T) {
 		booked := s.api.Counts().Booked
 		begin := time.Now()
 		eventually(t, 20*time.Second, "the relay sends", func() bool {
-			return s.api.Counts().Booked >= booked+300 || s.count(topology.StreamUpdates) == 0
+			return s.api.Counts().Booked >= booked+150 || s.count(topology.StreamUpdates) == 0
 		})
 		t.Logf("start %d: %d booked within %v", stops+1, s.api.Counts().Booked-booked, time.Since(begin))
 		begin = time.Now()
@@ -39,7 +39,7 @@ func TestStopUnderLoadSettlesWhatIsBeingSent(t *testing.T) {
 			t.Fatalf("after stop %d %d updates wait and %d are booked, want %d together", stops, left, booked, updates)
 		}
 	}
-	if stops < 2 { // Four on a machine that has nothing else to do.
+	if stops < 4 {
 		t.Errorf("only %d stops under load", stops)
 	}
 	if n := s.checkLedger(nil); n != updates {

@@ -171,18 +171,21 @@ func TestAReleasedLeaseIsTakenAtOnce(t *testing.T) {
 	}
 }
 
-// promised holds the leases to a time, as the integration tests do the relay: each try makes the moment anew, and one
-// that is in time is enough, because the promise is not that of a machine which is busy with something else for a while.
+// promised holds the leases to a time, as the integration tests do the relay: each try makes the moment anew, and one that
+// is late is the machine's, which is busy with something else for a while, only if both of two more are in time.
 func promised(t *testing.T, what string, limit time.Duration, try func() time.Duration) {
 	t.Helper()
 	var took []time.Duration
-	for range 4 {
+	for n := range 3 {
 		took = append(took, try())
-		if took[len(took)-1] <= limit {
+		switch late := took[n] > limit; {
+		case late && n > 0:
+			t.Errorf("%s after %v, want within %v, and after one that is late twice", what, took, limit)
+			return
+		case !late && n == 0:
 			return
 		}
 	}
-	t.Errorf("%s after %v, want once within %v", what, took, limit)
 }
 
 func TestADeadHoldersLeaseIsTakenWhenItWasSeenUnchangedForLong(t *testing.T) {
