@@ -191,8 +191,8 @@ func whyNothingMoves(ctx context.Context, env *environment, cmd *cobra.Command) 
 		return err.Error()
 	}
 	defer disconnect(ctx, conn)
-	found := &status{CheckedAt: time.Now().UTC()}
-	found.ask(ctx, conn)
+	found := newStatus()
+	found.ask(ctx, conn, false)
 	found.judge()
 	if found.Healthy && found.waiting() == 0 {
 		return "" // All has ended: the results are on their way here.

@@ -35,8 +35,12 @@ type statusCommand struct {
 
 	conn *queue.Conn // Kept while watching.
 
-	mu     sync.Mutex
-	denied []string // Subjects, in the order they were asked for.
+	mu      sync.Mutex
+	denied  []string           // Subjects, in the order they were asked for.
+	refused context.CancelFunc // Ends what is asked side by side, nil otherwise.
+
+	inTurn  bool             // The parts are asked one after the other.
+	denials topology.Denials // Then they end the call that is refused.
 }
 
 func newStatusCommand(env *environment) *cobra.Command {
@@ -100,18 +104,16 @@ func (c *statusCommand) run(cmd *cobra.Command) error {
 	return nil
 }
 
+func newStatus() *status { return &status{CheckedAt: time.Now().UTC(), Holds: []journal.Hold{}} }
+
 // look asks for everything once. The error is ctx's end.
 func (c *statusCommand) look(ctx context.Context, settings config.Connection) (*status, error) {
 	asking, cancel := context.WithTimeout(ctx, statusPatience)
 	defer cancel()
-	found := &status{CheckedAt: time.Now().UTC(), Holds: []journal.Hold{}}
+	found := newStatus()
 	if c.conn == nil {
-		conn, err := dialTold(asking, c.env, settings, c.isDenied)
-		if err != nil {
-			found.NATS.Problem = err.Error()
-		} else {
-			c.conn = conn
-		}
+		c.inTurn = false
+		c.connect(asking, settings, found, c.isDenied)
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -119,7 +121,7 @@ func (c *statusCommand) look(ctx context.Context, settings config.Connection) (*
 	case !c.conn.Connected():
 		found.NATS.Problem = "the connection to NATS is lost; it is tried again"
 	default:
-		found.ask(asking, c.conn)
+		found = c.ask(asking, settings)
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("asking for the status: %w", err)
@@ -129,6 +131,53 @@ func (c *statusCommand) look(ctx context.Context, settings config.Connection) (*
 	c.mu.Unlock()
 	found.judge()
 	return found, nil
+}
+
+// connect connects, or notes why not.
+func (c *statusCommand) connect(ctx context.Context, settings config.Connection, found *status, denied func(subject string)) {
+	conn, err := dialTold(ctx, c.env, settings, denied)
+	if err != nil {
+		found.NATS.Problem = err.Error()
+		return
+	}
+	c.conn = conn
+}
+
+// ask asks for every part, side by side: one that is not answered keeps none waiting. What is refused is not answered either,
+// and only the connection hears of it, which cannot tell whose it is. So with the first refusal all are asked in turn from
+// then on, on a connection that has not heard of this one: each ends at once with what it was refused.
+func (c *statusCommand) ask(ctx context.Context, settings config.Connection) *status {
+	found := newStatus()
+	if !c.inTurn {
+		aside, stop := context.WithCancel(ctx)
+		defer stop()
+		c.mu.Lock()
+		c.refused = stop
+		known := len(c.denied) > 0
+		c.mu.Unlock()
+		if !known {
+			found.ask(aside, c.conn, false)
+		}
+		c.mu.Lock()
+		c.refused = nil
+		c.inTurn = len(c.denied) > 0
+		c.mu.Unlock()
+		if !c.inTurn {
+			return found
+		}
+		disconnect(ctx, c.conn)
+		c.conn, found = nil, newStatus()
+		tell := c.denials.Listen()
+		c.connect(ctx, settings, found, func(subject string) {
+			c.isDenied(subject)
+			tell(subject)
+		})
+		if c.conn == nil {
+			return found
+		}
+	}
+	found.ask(c.denials.Into(ctx), c.conn, true)
+	return found
 }
 
 // anyConsumer is a subject as a right is granted: a reader's consumer has another name each time.
@@ -149,6 +198,9 @@ func (c *statusCommand) isDenied(subject string) {
 	defer c.mu.Unlock()
 	if !slices.Contains(c.denied, subject) {
 		c.denied = append(c.denied, subject)
+	}
+	if c.refused != nil {
+		c.refused()
 	}
 }
 

@@ -14,8 +14,8 @@ import (
 	"kexrelay/internal/update"
 )
 
-// ask asks for every part; one that cannot be asked hides no other, and keeps none waiting.
-func (s *status) ask(ctx context.Context, conn *queue.Conn) {
+// ask asks for every part, side by side or in turn; one that cannot be asked hides no other.
+func (s *status) ask(ctx context.Context, conn *queue.Conn, inTurn bool) {
 	s.NATS.URL = conn.Server()
 	var topologyErr error
 	parts := []struct {
@@ -37,6 +37,9 @@ func (s *status) ask(ctx context.Context, conn *queue.Conn) {
 	var all sync.WaitGroup
 	for i := range parts {
 		all.Go(func() { parts[i].err = parts[i].ask() })
+		if inTurn {
+			all.Wait()
+		}
 	}
 	all.Wait()
 	s.unknown("topology", topologyErr)
