@@ -194,6 +194,55 @@ func TestNACKCreatesWhatSetupCreates(t *testing.T) {
 	}
 }
 
+// startCluster starts three servers that keep three copies, and gives the URL of one.
+func startCluster(t *testing.T) string {
+	t.Helper()
+	ports, routes := []string{freePort(t), freePort(t), freePort(t)}, make([]string, 3)
+	for i := range routes {
+		routes[i] = "nats://127.0.0.1:" + freePort(t)
+	}
+	for i, route := range routes {
+		start(t, nil, programs.natsServer, "--jetstream", "--addr", "127.0.0.1", "--port", ports[i], "--store_dir", t.TempDir(),
+			"--name", "n"+strconv.Itoa(i), "--cluster_name", "c", "--cluster", route, "--routes", strings.Join(routes, ","))
+	}
+	return "nats://127.0.0.1:" + ports[0]
+}
+
+// deploy/nack/kexrelay-r3.yaml on a real cluster: everything has three copies, and setup finds nothing to mend.
+func TestThreeCopiesInACluster(t *testing.T) {
+	t.Parallel()
+	url := startCluster(t)
+	text, err := os.ReadFile("../../deploy/nack/kexrelay-r3.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects := rendered{}
+	for _, document := range splitYAML(string(text)) {
+		o := decode(t, "kexrelay-r3.yaml", document)
+		objects[o.kind+" "+o.meta.Name] = o
+	}
+	probe := []string{"setup", "--dry-run", "--wait=30s"}
+	c := container{env: []string{"NATS_URL=" + url}}
+	if out, err := c.run(t, probe...); err != nil { // It waits until the cluster has chosen its leader.
+		t.Fatalf("%v\n%s", err, out)
+	}
+	m := nackManager(t, url)
+	apply(t, m, objects)
+	streams, _, _, err := m.Streams(nil)
+	if err != nil || len(streams) != 7 {
+		t.Fatalf("%d streams: %v", len(streams), err)
+	}
+	for _, s := range streams {
+		if s.Replicas() != 3 {
+			t.Errorf("%s has %d copies", s.Name(), s.Replicas())
+		}
+	}
+	out, err := c.run(t, probe...)
+	if err != nil || strings.Count(out, ": unchanged\n") != strings.Count(out, "\n") || out == "" {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // An uninstalled chart leaves everything in NATS, and each resource says how NACK connects.
 func TestNACKDeletesNothing(t *testing.T) {
 	for values, account := range map[string]string{"topology: {by: nack, replicas: 1}": "", "topology: {by: nack, replicas: 1, nackAccount: crm}": "crm"} {
