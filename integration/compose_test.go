@@ -54,6 +54,9 @@ func TestComposeCarriesAPublishedComment(t *testing.T) {
 		}
 		docker(t, dir, env, "docker-compose", "--profile", "prometheus", "down", "-v", "--timeout", "50")
 		docker(t, dir, env, "docker", "rmi", "-f", natsImage, relayImage, prometheusImage)
+		// Compose builds the image once per service: of those that are not the same one has the name, the others have none.
+		docker(t, dir, env, "docker", "image", "prune", "-f", "--filter", "label=org.opencontainers.image.title=kexrelay",
+			"--filter", "label=org.opencontainers.image.revision=unknown")
 	})
 	docker(t, dir, env, "docker-compose", "--profile", "prometheus", "up", "--build", "-d")
 	s := &system{t: t, dir: dir, natsURL: "nats://127.0.0.1:" + strconv.Itoa(natsPort), health: "http://127.0.0.1:" + strconv.Itoa(relayPort)}
