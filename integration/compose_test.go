@@ -4,12 +4,14 @@ package integration
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,39 +21,44 @@ import (
 )
 
 // docker-compose up, as the repository has it, on a machine without a registry: a published comment comes out as a
-// result event.
+// result event, and Prometheus sees the relay.
 func TestComposeCarriesAPublishedComment(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	for _, path := range []string{"docker-compose.yml", ".dockerignore", "deploy/Dockerfile", "deploy/nats/nats.conf"} {
+	for _, path := range []string{
+		"docker-compose.yml", ".dockerignore", "deploy/Dockerfile", "deploy/nats/nats.conf",
+		"deploy/prometheus/prometheus.yml", "deploy/prometheus/kexrelay.rules.yml",
+	} {
 		copyFile(t, filepath.Join("..", path), filepath.Join(dir, path))
 	}
-	copyFile(t, programs.kexrelay, filepath.Join(dir, "bin", "kexrelay"))
+	copyFile(t, programs.kexrelay, filepath.Join(dir, "bin", "image", "kexrelay"))
 
-	// An image of nats-server from nothing but its binary: there may be no registry to pull one from.
 	project := fmt.Sprintf("kexrelay-test-%d", os.Getpid())
-	natsImage, relayImage := project+"-nats:local", project+"-relay:local"
-	natsDir := filepath.Join(dir, "nats-image")
-	copyFile(t, programs.natsServer, filepath.Join(natsDir, "nats-server"))
-	dockerfile := "FROM scratch\nCOPY nats-server /nats-server\nENTRYPOINT [\"/nats-server\"]\n"
-	if err := os.WriteFile(filepath.Join(natsDir, "Dockerfile"), []byte(dockerfile), 0o600); err != nil {
-		t.Fatal(err)
+	natsImage, relayImage, prometheusImage := project+"-nats:local", project+"-relay:local", project+"-prometheus:local"
+	imageOf(t, natsImage, programs.natsServer)
+	prometheus, err := exec.LookPath("prometheus")
+	if err != nil {
+		t.Fatalf("%v: install prometheus (Debian: apt-get install --no-install-recommends prometheus)", err)
 	}
-	docker(t, natsDir, nil, "docker", "build", "-t", natsImage, ".")
+	imageOf(t, prometheusImage, prometheus)
 
-	natsPort, relayPort := freePort(t), freePort(t)
+	natsPort, relayPort, prometheusPort := freePort(t), freePort(t), freePort(t)
 	env := []string{
 		"COMPOSE_PROJECT_NAME=" + project, "NATS_IMAGE=" + natsImage, "KEXRELAY_IMAGE=" + relayImage,
+		"PROMETHEUS_IMAGE=" + prometheusImage, "PROMETHEUS_PORT=" + strconv.Itoa(prometheusPort),
 		"NATS_PORT=" + strconv.Itoa(natsPort), "RELAY_PORT=" + strconv.Itoa(relayPort), "SIMULATOR_PORT=" + strconv.Itoa(freePort(t)),
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Log(docker(t, dir, env, "docker-compose", "logs", "--no-color", "--tail=40"))
+			t.Log(docker(t, dir, env, "docker-compose", "--profile", "prometheus", "logs", "--no-color", "--tail=40"))
 		}
-		docker(t, dir, env, "docker-compose", "down", "-v", "--timeout", "50")
-		docker(t, dir, env, "docker", "rmi", "-f", natsImage, relayImage)
+		docker(t, dir, env, "docker-compose", "--profile", "prometheus", "down", "-v", "--timeout", "50")
+		docker(t, dir, env, "docker", "rmi", "-f", natsImage, relayImage, prometheusImage)
+		// Compose builds the image once per service: of those that are not the same one has the name, the others have none.
+		docker(t, dir, env, "docker", "image", "prune", "-f", "--filter", "label=org.opencontainers.image.title=kexrelay",
+			"--filter", "label=org.opencontainers.image.revision=unknown")
 	})
-	docker(t, dir, env, "docker-compose", "up", "--build", "-d")
+	docker(t, dir, env, "docker-compose", "--profile", "prometheus", "up", "--build", "-d")
 	s := &system{t: t, dir: dir, natsURL: "nats://127.0.0.1:" + strconv.Itoa(natsPort), health: "http://127.0.0.1:" + strconv.Itoa(relayPort)}
 	eventually(t, time.Minute, "the relay is ready", func() bool { code, _ := s.ready(); return code == http.StatusOK })
 	eventually(t, time.Minute, "docker sees it healthy", func() bool {
@@ -65,6 +72,14 @@ func TestComposeCarriesAPublishedComment(t *testing.T) {
 	if len(events) != 1 || events[0].Data.Outcome != update.Delivered || events[0].Data.TraceID != "compose1" {
 		t.Fatalf("results %+v", events)
 	}
+	m := &monitoring{t: t, url: "http://127.0.0.1:" + strconv.Itoa(prometheusPort)}
+	eventually(t, time.Minute, "prometheus scrapes the relay by its name", func() bool { return m.ask(`kexrelay_build_info{job="kexrelay"}`) == 1 })
+	var rules struct {
+		Groups []struct{ Rules []json.RawMessage }
+	}
+	if !m.get("/api/v1/rules", &rules) || len(rules.Groups) != 1 || len(rules.Groups[0].Rules) != len(readRules(t)) {
+		t.Errorf("prometheus has the rules %+v", rules)
+	}
 	begin := time.Now()
 	docker(t, dir, env, "docker-compose", "stop", "relay")
 	id := strings.TrimSpace(docker(t, dir, env, "docker-compose", "ps", "-aq", "relay"))
@@ -73,6 +88,28 @@ func TestComposeCarriesAPublishedComment(t *testing.T) {
 	}
 	t.Logf("stopped in %v", time.Since(begin))
 }
+
+// imageOf makes an image from nothing but a program and the libraries it is linked with, with root in it: there may be no
+// registry to pull one from.
+func imageOf(t *testing.T, image, program string) {
+	t.Helper()
+	dir := t.TempDir()
+	copyFile(t, program, filepath.Join(dir, "root", "program"))
+	out, err := exec.CommandContext(t.Context(), "ldd", program).CombinedOutput()
+	if err == nil { // Else it is linked with none.
+		for _, library := range libraries.FindAllString(string(out), -1) {
+			copyFile(t, library, filepath.Join(dir, "root", library))
+		}
+	}
+	dockerfile := "FROM scratch\nCOPY root/ /\nENTRYPOINT [\"/program\"]\n"
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(dockerfile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	docker(t, dir, nil, "docker", "build", "-t", image, ".")
+}
+
+// libraries finds paths in what ldd prints.
+var libraries = regexp.MustCompile(`/lib\S+`)
 
 // docker runs a command of the engine and gives what it printed.
 func docker(t *testing.T, dir string, env []string, program string, args ...string) string {
