@@ -215,7 +215,9 @@ type Members struct {
 	stop    context.CancelFunc
 	beaten  chan struct{}
 	changed chan struct{}
-	left    atomic.Bool
+	// takesPart says that this process wants to be one of them.
+	takesPart atomic.Bool
+	left      atomic.Bool
 }
 
 // NewMembers makes a Members without a call. Of self, Process and Name are set here.
@@ -230,14 +232,17 @@ func NewMembers(leases *Leases, self Replica) *Members {
 	return m
 }
 
-// Run registers this process and follows the others until ctx ends. Call it once. It does not say goodbye: see Leave.
+// Watch follows the others until ctx ends. Call it once, as soon as there is a connection, however long it takes until
+// this process can take part: a lease must have been seen unchanged for 5 s before it is taken, and what is seen before
+// Run counts.
+func (m *Members) Watch(ctx context.Context) { m.follow(ctx) }
+
+// Run registers this process until ctx ends. Call it once, beside Watch. It does not say goodbye: see Leave.
 func (m *Members) Run(ctx context.Context) {
-	go func() {
-		defer close(m.beaten)
-		m.self.keep(m.beating)
-	}()
-	defer m.stop()
-	m.follow(ctx)
+	m.takesPart.Store(true)
+	defer close(m.beaten)
+	defer context.AfterFunc(ctx, m.stop)()
+	m.self.keep(m.beating)
 }
 
 // Leave says that this process takes no partition any more, so that the others count without it. Call it, once, at a
@@ -280,7 +285,7 @@ func (m *Members) follow(ctx context.Context) {
 		switch {
 		case again:
 			continue
-		case err != nil && err.Error() != told:
+		case err != nil && err.Error() != told && m.takesPart.Load():
 			told = err.Error()
 			m.leases.logger.Warn("the other replicas cannot be seen; until they can no partition is taken or handed over",
 				slog.Any("error", err))
