@@ -240,9 +240,12 @@ func (m *Members) Watch(ctx context.Context) { m.follow(ctx) }
 // Run registers this process until ctx ends. Call it once, beside Watch. It does not say goodbye: see Leave.
 func (m *Members) Run(ctx context.Context) {
 	m.takesPart.Store(true)
-	defer close(m.beaten)
-	defer context.AfterFunc(ctx, m.stop)()
-	m.self.keep(m.beating)
+	go func() {
+		defer close(m.beaten)
+		m.self.keep(m.beating)
+	}()
+	defer m.stop()
+	<-ctx.Done()
 }
 
 // Leave says that this process takes no partition any more, so that the others count without it. Call it, once, at a
