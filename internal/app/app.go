@@ -123,7 +123,7 @@ func runOnce(ctx context.Context, opts Options) error {
 
 	conn, err := p.connect(ctx)
 	if err != nil {
-		return err
+		return unlessStopped(ctx, err)
 	}
 	p.conn.Store(conn)
 	defer p.drainConnection(ctx)

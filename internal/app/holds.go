@@ -34,9 +34,11 @@ func (p *relayProcess) shareHolds(ctx context.Context) {
 // throttled. A cluster that has lost a server may need as long as an election takes to say it; to give up earlier would
 // only mean to take the partition over from the beginning.
 func (p *relayProcess) inheritHolds(ctx context.Context) error {
-	for until := time.Now().Add(holdsTimeout); ; {
+	ctx, cancel := context.WithTimeout(ctx, holdsTimeout)
+	defer cancel()
+	for {
 		err := p.fleet.Refresh(ctx)
-		if err == nil || ctx.Err() != nil || time.Now().After(until) {
+		if err == nil || ctx.Err() != nil {
 			return err
 		}
 		pause(ctx, takeAgain)
