@@ -41,16 +41,19 @@ func (e electing) List(context.Context) ([]hold.Record, error) {
 // Without knowing what is held nothing may be sent; but a partition that was taken over is not given back, to be taken over
 // from the beginning, only because a cluster elects.
 func TestTheHoldsAreWaitedForAsLongAsAnElectionTakes(t *testing.T) {
-	for election, ok := range map[time.Duration]bool{9 * time.Second: true, time.Hour: false} {
+	for _, c := range []struct {
+		election time.Duration
+		ok       bool
+	}{{9 * time.Second, true}, {time.Hour, false}} {
 		synctest.Test(t, func(t *testing.T) {
 			gate := hold.New(hold.Config{Limit: 1, Logger: slog.New(slog.DiscardHandler)})
 			p := &relayProcess{fleet: gate.Share(hold.Sharing{
-				Store: electing{until: time.Now().Add(election)}, Process: "p", Active: func() bool { return false },
+				Store: electing{until: time.Now().Add(c.election)}, Process: "p", Active: func() bool { return false },
 			})}
 			begin := time.Now()
 			err := p.inheritHolds(t.Context())
-			if took := time.Since(begin); (err == nil) != ok || took > holdsTimeout {
-				t.Errorf("election of %v: %v after %v", election, err, took)
+			if took := time.Since(begin); (err == nil) != c.ok || took > holdsTimeout {
+				t.Errorf("election of %v: %v after %v", c.election, err, took)
 			}
 		})
 	}

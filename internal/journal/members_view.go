@@ -96,7 +96,8 @@ func (v *view) silentFor(now, since time.Duration) time.Duration {
 func (v *view) sawLease(partition int, seen sighting, record leaseRecord, free bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.leases[partition].revision != seen.revision { // Else it is read again after trouble.
+	before := v.leases[partition].sighting
+	if before.revision != seen.revision && !seen.olderThan(before) { // Else it is read again after trouble.
 		v.leases[partition] = seenLease{sighting: seen, process: record.Process, epoch: record.Epoch, free: free}
 	}
 }
@@ -105,7 +106,7 @@ func (v *view) sawReplica(slot int, seen sighting, record replicaRecord) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	before := v.replicas[slot]
-	if before.revision == seen.revision {
+	if before.revision == seen.revision || seen.olderThan(before.sighting) {
 		return
 	}
 	v.replicas[slot] = seenReplica{
@@ -126,6 +127,16 @@ func (v *view) sightingOf(partition int) sighting {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.leases[partition].sighting
+}
+
+// partitions is above the number of every partition of which a record was seen.
+func (v *view) partitions() (n int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for number := range v.leases {
+		n = max(n, number+1)
+	}
+	return n
 }
 
 // look sums up what was seen. own tells what this process itself knows of its leases, which is newer than the records.
