@@ -107,9 +107,13 @@ func (c *chaos) breakSomething(actions []action) {
 			continue
 		}
 		c.busy[a.target] = true
+		c.note("%s", a.count)
 		if mend := a.do(); mend != nil {
 			c.counts[a.count]++
-			mends = append(mends, mend)
+			mends = append(mends, func() {
+				mend()
+				c.note("mended: %s", a.count)
+			})
 			low, high = max(low, a.low), max(high, a.high)
 		}
 	}
@@ -265,6 +269,7 @@ func (c *chaos) freezeReplica(r *replica) func() {
 
 func (c *chaos) killServer(s *natsServer) func() {
 	end := c.begin(natsDown, everyone)
+	c.note("killing %s", s.name)
 	s.process.kill()
 	keepOutput(c.t, s.process)
 	return func() {
@@ -275,6 +280,7 @@ func (c *chaos) killServer(s *natsServer) func() {
 
 func (c *chaos) freezeServer(s *natsServer) func() {
 	end := c.begin(natsDown, everyone)
+	c.note("freezing %s", s.name)
 	s.freeze()
 	return func() {
 		s.thaw()
@@ -284,6 +290,7 @@ func (c *chaos) freezeServer(s *natsServer) func() {
 
 func (c *chaos) cutOffServer(s *natsServer) func() {
 	end := c.begin(natsDown, everyone)
+	c.note("cutting %s off", s.name)
 	s.cutOff()
 	return func() {
 		s.rejoin()

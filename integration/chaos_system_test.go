@@ -54,6 +54,8 @@ type chaos struct {
 	acked    int
 	handlers map[string]handler
 	troubles []*trouble
+	// story is what was done to the system and when, line by line.
+	story []string
 }
 
 // replica is one place in which a relay's process runs, with its own ways to NATS and to the API.

@@ -80,15 +80,17 @@ func chaosRuns(t *testing.T) []chaosConfig {
 // saying so, each Vorgang in order. The checks are in chaos_check_test.go.
 //
 // KEXRELAY_CHAOS: how long (see chaosRuns). KEXRELAY_CHAOS_SEED: the schedule of an earlier run. KEXRELAY_CHAOS_SUMMARY:
-// a file that gets the summary. KEXRELAY_CHAOS_LOGS: a directory that gets what the processes printed.
+// a file that gets the summary. KEXRELAY_CHAOS_LOGS: a directory that gets what the processes printed, and the story of the run (chaos_story_test.go).
 func TestNothingIsLostOrSilentlyRepeatedInChaos(t *testing.T) {
 	seed := chaosSeed(t)
 	for _, cfg := range chaosRuns(t) {
 		t.Run(cfg.name, func(t *testing.T) {
 			t.Logf("KEXRELAY_CHAOS_SEED=%d", seed)
 			c := newChaos(t, cfg, seed)
+			stop := c.watchQuorum()
 			c.breakThings()
 			c.drain()
+			stop()
 			e := c.evidence()
 			if c.acked == 0 || len(e.requests) == 0 {
 				t.Error("nothing was published or nothing was sent: the run shows nothing")
@@ -98,6 +100,7 @@ func TestNothingIsLostOrSilentlyRepeatedInChaos(t *testing.T) {
 			}
 			summary := c.summary(e)
 			t.Logf("%s, seed %d\n%s", cfg.name, seed, summary)
+			c.keepStory(e)
 			keepSummary(t, cfg.name+", seed "+strconv.FormatUint(seed, 10)+"\n"+summary)
 		})
 	}

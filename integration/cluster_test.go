@@ -20,6 +20,8 @@ type natsServer struct {
 	conf    string
 	addr    string
 	process *process
+	// starts counts its processes.
+	starts int
 	// routes are the ways to and from its peers.
 	routes []*link
 }
@@ -65,7 +67,8 @@ func startServers(t *testing.T, n int) []*natsServer {
 }
 
 func (s *natsServer) start() {
-	s.process = launch(s.t, "nats-server "+s.name, nil, programs.natsServer, "--config", s.conf)
+	s.starts++
+	s.process = launch(s.t, fmt.Sprintf("nats-server %s (start %d)", s.name, s.starts), nil, programs.natsServer, "--config", s.conf)
 }
 
 func (s *natsServer) freeze() { s.signal(syscall.SIGSTOP) }

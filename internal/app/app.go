@@ -123,7 +123,7 @@ func runOnce(ctx context.Context, opts Options) error {
 
 	conn, err := p.connect(ctx)
 	if err != nil {
-		return err
+		return unlessStopped(ctx, err)
 	}
 	p.conn.Store(conn)
 	defer p.drainConnection(ctx)
@@ -133,6 +133,10 @@ func runOnce(ctx context.Context, opts Options) error {
 
 // start binds to the topology, then runs until ctx ends or something is lost for good.
 func (p *relayProcess) start(ctx context.Context, opts Options, httpAddr string) error {
+	p.newMembers(opts.Build.Version)
+	// From here on, and not only once the topology is verified: what is left behind by a replica that died may be taken
+	// after it was seen unchanged for 5 s, and in a cluster that has just lost a server verifying can take longer.
+	defer p.watchMembers(ctx)()
 	found, err := p.verify(ctx)
 	if err != nil {
 		return err
@@ -149,7 +153,6 @@ func (p *relayProcess) start(ctx context.Context, opts Options, httpAddr string)
 		return err
 	}
 	p.divide(found.Partitions)
-	p.newMembers(opts.Build.Version)
 	defer p.retired.Wait()
 	p.verified.Store(true)
 	defer p.announce(opts.Build)()

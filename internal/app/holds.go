@@ -16,6 +16,9 @@ import (
 // probeMargin is how much longer than a request another replica's probe may take before it counts as dead.
 const probeMargin = 5 * time.Second
 
+// holdsTimeout is how long, at most, the holds are asked for before a partition that was taken over is given back.
+const holdsTimeout = 12 * time.Second
+
 // shareHolds joins the gate with those of all replicas. ctx's end is the process's: what its last requests showed is
 // told although the leases are given back by then.
 func (p *relayProcess) shareHolds(ctx context.Context) {
@@ -28,8 +31,19 @@ func (p *relayProcess) shareHolds(ctx context.Context) {
 }
 
 // inheritHolds takes over what is held before anything is sent: a replica must not find out about a throttle by being
-// throttled.
-func (p *relayProcess) inheritHolds(ctx context.Context) error { return p.fleet.Refresh(ctx) }
+// throttled. A cluster that has lost a server may need as long as an election takes to say it; to give up earlier would
+// only mean to take the partition over from the beginning.
+func (p *relayProcess) inheritHolds(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, holdsTimeout)
+	defer cancel()
+	for {
+		err := p.fleet.Refresh(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		pause(ctx, takeAgain)
+	}
+}
 
 // showHolds keeps the metrics of holds in line with the gate until ctx ends.
 func (p *relayProcess) showHolds(ctx context.Context) {

@@ -32,10 +32,11 @@ type partition struct {
 
 	mu    sync.Mutex
 	state partitionState
-	// notBefore is when the lease may be taken again after trouble; troubles counts those in a row.
-	notBefore time.Time
-	troubles  int
-	end       context.CancelFunc // Ends the serving.
+	// notBefore is when the lease may be taken again after trouble; troubles counts those in a row. Until leftUntil it
+	// is left to others, if there are any.
+	notBefore, leftUntil time.Time
+	troubles             int
+	end                  context.CancelFunc // Ends the serving.
 }
 
 type partitionState int
@@ -51,11 +52,11 @@ func newPartition(number int) *partition {
 	return &partition{number: number, wanted: make(chan struct{}, 1)}
 }
 
-// want tells an idle partition to take its lease, and reports whether it was one.
-func (part *partition) want(now time.Time) bool {
+// want tells an idle partition to take its lease, and reports whether it was one. alone says that nobody else takes it.
+func (part *partition) want(now time.Time, alone bool) bool {
 	part.mu.Lock()
 	defer part.mu.Unlock()
-	if part.state != idle || now.Before(part.notBefore) {
+	if part.state != idle || now.Before(part.notBefore) || !alone && now.Before(part.leftUntil) {
 		return false
 	}
 	part.state = taking
@@ -87,12 +88,13 @@ func (part *partition) rest(trouble bool, pause time.Duration) {
 	part.mu.Lock()
 	defer part.mu.Unlock()
 	part.state = idle
+	now := time.Now()
 	if !trouble {
 		part.troubles = 0
 	} else if part.troubles++; part.troubles > 1 {
-		pause = anybody + takeOverPause
+		part.leftUntil = now.Add(anybody + takeOverPause)
 	}
-	part.notBefore = time.Now().Add(pause)
+	part.notBefore = now.Add(pause)
 }
 
 // runPartition takes the lease and serves whenever it is told to, until ctx ends. An error means that nothing but a new
@@ -216,7 +218,7 @@ func (p *relayProcess) servePartition(ctx context.Context, part *partition, leas
 		}
 	}()
 	if err := p.inheritHolds(ctx); err != nil {
-		return err
+		return fmt.Errorf("taking the partition over: %w", err)
 	}
 	p.rates.take(part.number)
 	defer p.rates.drop(part.number)

@@ -161,8 +161,9 @@ func (s *sharing) step(now time.Time, fleet journal.Fleet) {
 		return process != fleet.Me && now.Before(s.passed[process].until)
 	})
 	d := decide(fleet)
+	alone := len(fleet.Live) == 1
 	for _, number := range d.take {
-		if !s.partitions[number].want(now) {
+		if !s.partitions[number].want(now, alone) {
 			continue
 		}
 		if turn, free := d.turn[number]; free && turn != fleet.Me {

@@ -329,34 +329,40 @@ func TestOnePartitionAtATimeIsHandedOver(t *testing.T) {
 	}
 }
 
-// A partition that cannot be served here is left to others for longer than they wait for us.
+// A partition that cannot be served here is left to others for longer than they wait for us. Without any others nothing
+// comes of that.
 func TestAPartitionInTroubleIsLeftToOthers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		part := newPartition(0)
-		take := func() bool {
-			if !part.want(time.Now()) {
-				return false
+	for alone, waits := range map[bool][]time.Duration{
+		false: {takeOverPause, anybody + takeOverPause, anybody + takeOverPause},
+		true:  {takeOverPause, takeOverPause, takeOverPause},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			part := newPartition(0)
+			take := func() bool {
+				if !part.want(time.Now(), alone) {
+					return false
+				}
+				<-part.wanted
+				return true
 			}
-			<-part.wanted
-			return true
-		}
-		for _, wait := range []time.Duration{takeOverPause, anybody + takeOverPause, anybody + takeOverPause} {
+			for _, wait := range waits {
+				if !take() {
+					t.Fatal("not taken")
+				}
+				part.rest(true, takeOverPause)
+				time.Sleep(wait - 1)
+				if take() {
+					t.Fatalf("alone %v: taken before %v", alone, wait)
+				}
+				time.Sleep(time.Nanosecond)
+			}
 			if !take() {
-				t.Fatal("not taken")
+				t.Fatalf("alone %v: not taken", alone)
 			}
-			part.rest(true, takeOverPause)
-			time.Sleep(wait - 1)
-			if take() {
-				t.Fatalf("taken before %v", wait)
+			part.rest(false, 0)
+			if !take() {
+				t.Error("not taken at once after all went well")
 			}
-			time.Sleep(time.Nanosecond)
-		}
-		if !take() {
-			t.Fatal("not taken")
-		}
-		part.rest(false, 0)
-		if !take() {
-			t.Error("not taken at once after all went well")
-		}
-	})
+		})
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"kexrelay/internal/config"
@@ -154,6 +155,17 @@ func (p *relayProcess) newMembers(version string) {
 	}
 	p.members = journal.NewMembers(leases, p.self)
 	p.left = make(chan struct{})
+}
+
+// watchMembers follows the other replicas until the function it gives is called.
+func (p *relayProcess) watchMembers(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() { p.members.Watch(ctx) })
+	return func() {
+		cancel()
+		watching.Wait()
+	}
 }
 
 // leave says at a stop that the others are to share without us, before the leases are given back.

@@ -116,12 +116,28 @@ func (h *Holds) Get(ctx context.Context, reason fault.Reason) (Hold, error) {
 }
 
 func (h *Holds) get(ctx context.Context, reason fault.Reason, now time.Time) (Hold, error) {
-	var hold Hold
-	w, err := h.control.get(ctx, holdKey(reason), &hold)
-	if err != nil && w.revision == 0 {
+	type answer struct {
+		hold       Hold
+		written    written
+		unreadable bool
+	}
+	ctx, cancel := topology.Call(ctx, callTimeout)
+	defer cancel()
+	got, err := topology.Ask(ctx, func(ctx context.Context) (a answer, err error) {
+		a.written, err = h.control.get(ctx, holdKey(reason), &a.hold)
+		if a.unreadable = err != nil && a.written.revision != 0; a.unreadable {
+			err = nil
+		}
+		return a, err
+	})
+	switch {
+	case err != nil && ctx.Err() != nil: // None of the questions was answered: nobody has said yet what it was about.
+		return Hold{}, Explain("reading "+holdKey(reason), h.control.js, err)
+	case err != nil:
 		return Hold{}, err
 	}
-	if err != nil {
+	hold, w := got.hold, got.written
+	if got.unreadable {
 		hold = Hold{}
 	}
 	hold.Reason, hold.Revision, hold.Age = reason, w.revision, max(now.Sub(w.at), 0)
@@ -207,7 +223,9 @@ func known(reason fault.Reason) bool {
 func (h *Holds) serverTime(ctx context.Context) (time.Time, error) {
 	ctx, cancel := topology.Call(ctx, callTimeout)
 	defer cancel()
-	stream, err := h.control.js.Stream(ctx, controlStream)
+	stream, err := topology.Ask(ctx, func(ctx context.Context) (jetstream.Stream, error) {
+		return h.control.js.Stream(ctx, controlStream)
+	})
 	if err != nil {
 		return time.Time{}, Explain("asking for the server's time", h.control.js, err)
 	}

@@ -173,6 +173,14 @@ func pause(ctx context.Context, d time.Duration) {
 type sighting struct {
 	revision uint64
 	since    time.Duration
+	// at is when the server stored the record, zero where nobody needs it.
+	at time.Time
+}
+
+// olderThan reports whether a record was seen out of order, as by a replica that lags. A revision alone does not tell: in
+// a bucket that was made anew they begin again.
+func (s sighting) olderThan(other sighting) bool {
+	return s.revision < other.revision && s.at.Before(other.at)
 }
 
 // try looks once, and takes the lease if it is free. Neither lease nor error means that it is not, or that somebody

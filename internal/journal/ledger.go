@@ -44,17 +44,19 @@ type ledger struct {
 	work   sync.WaitGroup
 	wake   chan struct{} // Ends the pause before a repeat, because somebody waits.
 
-	mu       sync.Mutex
-	closed   bool
-	number   uint64    // Of the last commit.
-	order    uint64    // Of the last ticket.
-	inFlight int       // Commits on their way, or being gathered.
-	begun    time.Time // When the last of them began.
-	slow     *time.Timer
-	pending  []*ticket
-	entries  map[key]*entry
-	slots    slots
-	drained  chan struct{} // Closed when nothing is pending or on its way; nil while nobody waits for it.
+	mu     sync.Mutex
+	closed bool
+	// takingOver says that nothing is sent yet.
+	takingOver bool
+	number     uint64    // Of the last commit.
+	order      uint64    // Of the last ticket.
+	inFlight   int       // Commits on their way, or being gathered.
+	begun      time.Time // When the last of them began.
+	slow       *time.Timer
+	pending    []*ticket
+	entries    map[key]*entry
+	slots      slots
+	drained    chan struct{} // Closed when nothing is pending or on its way; nil while nobody waits for it.
 }
 
 // entry is what the ledger knows about an update.
@@ -84,6 +86,8 @@ type commit struct {
 	slot    *slot
 	tickets []*ticket
 	moved   []record // Acknowledged records of a slot that shall become free.
+	// patience is how long it is repeated.
+	patience time.Duration
 }
 
 // putFunc writes a key of the bucket, whatever is there, and gives its sequence.
@@ -108,10 +112,10 @@ func newLedger(ctx context.Context, put putFunc, w ledgerWriter, process string,
 // was acknowledged before. Commits are numbered from it on, above all of former writers.
 func (l *ledger) fence(ctx context.Context) (uint64, error) {
 	l.mu.Lock()
-	s := l.slots.take(time.Now())
+	s, patience := l.slots.take(time.Now()), l.patienceLocked()
 	l.mu.Unlock()
 	batch := ledgerBatch{process: l.proc}
-	seq, again, err := l.write(ctx, s.number, batch.encode())
+	seq, again, err := l.write(ctx, s.number, batch.encode(), patience)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.slots.done(s, again, time.Now())

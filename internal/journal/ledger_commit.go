@@ -10,7 +10,7 @@ import (
 func (l *ledger) commitAll(ctx context.Context) {
 	for c := l.gather(ctx); c != nil; c = l.gather(ctx) {
 		begun := time.Now()
-		_, again, err := l.write(ctx, c.slot.number, l.encode(c))
+		_, again, err := l.write(ctx, c.slot.number, l.encode(c), c.patience)
 		switch repeat := l.finish(c, again, err); {
 		case repeat:
 			l.rest(ctx)
@@ -58,7 +58,7 @@ func (l *ledger) gather(ctx context.Context) *commit {
 		n, size = n+1, size+next
 	}
 	l.number++
-	c := &commit{number: l.number, tickets: slices.Clone(l.pending[:n])}
+	c := &commit{number: l.number, tickets: slices.Clone(l.pending[:n]), patience: l.patienceLocked()}
 	l.pending = slices.Delete(l.pending, 0, n)
 	c.moved = l.movableLocked(maxCommitRecords-n, maxCommitSize-size)
 	l.begun = time.Now()
@@ -165,11 +165,27 @@ func (l *ledger) movableLocked(count, size int) []record {
 	return moved
 }
 
-// write publishes a message into a slot and repeats it while it may go through by itself. again says that a copy may
-// still be on its way.
-func (l *ledger) write(ctx context.Context, slot int, data []byte) (seq uint64, again bool, err error) {
+// patienceLocked is how long a message is repeated. A partition that is being taken over waits for an election: to give
+// up would only mean to begin again from nothing.
+func (l *ledger) patienceLocked() time.Duration {
+	if l.takingOver {
+		return max(l.cfg.Patience, electionTimeout)
+	}
+	return l.cfg.Patience
+}
+
+// takenOver says that from here on a write that does not get through soon is to be told, because requests wait for it.
+func (l *ledger) takenOver() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.takingOver = false
+}
+
+// write publishes a message into a slot and repeats it for as long as the patience lasts, while it may go through by
+// itself. again says that a copy may still be on its way.
+func (l *ledger) write(ctx context.Context, slot int, data []byte, patience time.Duration) (seq uint64, again bool, err error) {
 	key := l.writer.key(slot)
-	until := time.Now().Add(l.cfg.Patience)
+	until := time.Now().Add(patience)
 	for wait := firstRepeat; ; wait = min(2*wait, slowestRepeat) {
 		seq, err = l.attempt(ctx, key, data)
 		if err == nil {

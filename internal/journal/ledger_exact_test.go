@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -148,4 +149,38 @@ func badNetwork(seed uint64, late *sync.WaitGroup) func(context.Context, []byte,
 		store()
 		return nil
 	}
+}
+
+// While a partition is taken over nothing is sent, and to give up would mean to begin again from nothing: a ledger without
+// a leader is waited for as long as an election takes. Once requests wait for a record, the lack of one is told sooner.
+func TestATakeoverWaitsForTheLedgersElection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bucket := newFakeBucket()
+		noLeader := func(context.Context, []byte, func()) error { return jetstream.ErrNoStreamResponse }
+		bucket.end(noLeader)
+		l := newLedger(t.Context(), bucket.put, ledgerWriter{epoch: 1, id: "w"}, "p", PublisherConfig{})
+		defer func() {
+			l.stop(errTenureOver)
+			l.work.Wait()
+		}()
+		l.takingOver = true
+		time.AfterFunc(9*time.Second, func() { bucket.end(nil) })
+		if _, err := l.fence(t.Context()); err != nil {
+			t.Errorf("the fence: %v", err)
+		}
+		bucket.end(noLeader)
+		time.AfterFunc(9*time.Second, func() { bucket.end(nil) })
+		if err := l.store(t.Context(), aRecord(1, stateSending, 1), nil); err != nil {
+			t.Errorf("a record carried over: %v", err)
+		}
+		l.takenOver()
+		bucket.end(noLeader)
+		begin := time.Now()
+		if err := l.store(t.Context(), aRecord(2, stateSending, 1), nil); err == nil {
+			t.Error("stored without a leader")
+		}
+		if took := time.Since(begin); took > defaultPatience {
+			t.Errorf("told after %v", took)
+		}
+	})
 }

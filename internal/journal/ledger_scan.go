@@ -100,7 +100,7 @@ func readLedger(ctx context.Context, js jetstream.JetStream, own ledgerWriter, p
 	left := newLeftovers()
 	from := uint64(0)
 	for until := time.Now().Add(lagPatience); ; {
-		scan := Scan{Stream: ledgerStream, Filters: []string{ledgerSubject(own.partition, ">")}, FromSeq: from, ToSeq: fence}
+		scan := Scan{Stream: ledgerStream, Filters: []string{ledgerSubject(own.partition, ">")}, FromSeq: from, ToSeq: fence, Patience: electionTimeout}
 		for msg, err := range scan.Messages(ctx, js) {
 			if err != nil {
 				return leftovers{}, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -215,7 +216,11 @@ type Members struct {
 	stop    context.CancelFunc
 	beaten  chan struct{}
 	changed chan struct{}
-	left    atomic.Bool
+	// heard is when the reader of the records gave the last one.
+	heard atomic.Int64
+	// takesPart says that this process wants to be one of them.
+	takesPart atomic.Bool
+	left      atomic.Bool
 }
 
 // NewMembers makes a Members without a call. Of self, Process and Name are set here.
@@ -230,14 +235,25 @@ func NewMembers(leases *Leases, self Replica) *Members {
 	return m
 }
 
-// Run registers this process and follows the others until ctx ends. Call it once. It does not say goodbye: see Leave.
+// Watch follows the others until ctx ends. Call it once, as soon as there is a connection, however long it takes until
+// this process can take part: a lease must have been seen unchanged for 5 s before it is taken, and what is seen before
+// Run counts.
+func (m *Members) Watch(ctx context.Context) {
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	asking.Go(func() { m.askWhileDeaf(ctx) })
+	m.follow(ctx)
+}
+
+// Run registers this process until ctx ends. Call it once, beside Watch. It does not say goodbye: see Leave.
 func (m *Members) Run(ctx context.Context) {
+	m.takesPart.Store(true)
 	go func() {
 		defer close(m.beaten)
 		m.self.keep(m.beating)
 	}()
 	defer m.stop()
-	m.follow(ctx)
+	<-ctx.Done()
 }
 
 // Leave says that this process takes no partition any more, so that the others count without it. Call it, once, at a
@@ -280,7 +296,7 @@ func (m *Members) follow(ctx context.Context) {
 		switch {
 		case again:
 			continue
-		case err != nil && err.Error() != told:
+		case err != nil && err.Error() != told && m.takesPart.Load():
 			told = err.Error()
 			m.leases.logger.Warn("the other replicas cannot be seen; until they can no partition is taken or handed over",
 				slog.Any("error", err))
@@ -308,7 +324,8 @@ func (m *Members) saw(msg jetstream.Msg, leases, replicas string) {
 	if err != nil {
 		return
 	}
-	seen := sighting{revision: meta.Sequence.Stream, since: m.leases.clock()}
+	seen := sighting{revision: meta.Sequence.Stream, since: m.leases.clock(), at: meta.Timestamp}
+	m.heard.Store(int64(seen.since))
 	removed := msg.Headers().Get("KV-Operation") != ""
 	if n, ok := numberAfter(msg.Subject(), leases); ok {
 		var record leaseRecord
@@ -322,6 +339,10 @@ func (m *Members) saw(msg jetstream.Msg, leases, replicas string) {
 		}
 		m.view.sawReplica(n, seen, record)
 	}
+	m.tellChanged()
+}
+
+func (m *Members) tellChanged() {
 	select {
 	case m.changed <- struct{}{}:
 	default:

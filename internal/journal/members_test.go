@@ -27,6 +27,7 @@ func runMembers(tb testing.TB, leases *Leases) (m *Members, die func()) {
 	m = NewMembers(leases, Replica{Host: "host of " + leases.replica, PID: 7, Version: "v1", StartedAt: time.Now()})
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
+	running.Go(func() { m.Watch(ctx) })
 	running.Go(func() { m.Run(ctx) })
 	die = func() {
 		cancel()
@@ -125,6 +126,49 @@ func TestLeasesAreTakenByWhatIsSeen(t *testing.T) {
 		t.Fatalf("got %v, %v", third, err)
 	}
 	third.die()
+}
+
+// A process that cannot take part yet, because a cluster that has lost a server does not let it verify its topology, watches
+// all the same: what is stale by then it need not wait for.
+func TestWhatIsSeenBeforeTakingPartCounts(t *testing.T) {
+	t.Parallel()
+	url := leaseServer(t)
+	a, _ := memberLeases(t, url, "a")
+	b, _ := memberLeases(t, url, "b")
+	_, dieA := runMembers(t, a)
+	lease := a.mustCampaign(t)
+	mb := NewMembers(b, Replica{})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	running.Go(func() { mb.Watch(ctx) })
+	for seen := uint64(0); seen == 0; seen = mb.view.sightingOf(0).revision {
+		pause(within(t, time.Minute), 5*time.Millisecond)
+	}
+	lease.die()
+	dieA()
+	for b.clock()-mb.view.sightingOf(0).since < b.timing.stale {
+		if _, ok := mb.Look(2); ok {
+			t.Fatal("it decides without taking part")
+		}
+		pause(t.Context(), 5*time.Millisecond)
+	}
+	begin := b.clock()
+	running.Go(func() { mb.Run(ctx) })
+	awaitFleet(t, mb, "the stale lease", func(f Fleet) bool { return f.Partitions[0].Holder == "" })
+	took := b.clock() - begin
+	if took < mb.view.settle() {
+		t.Errorf("free after %v, before a living holder had the time to speak", took)
+	}
+	if took >= b.timing.stale {
+		t.Errorf("free after %v: it was watched anew", took)
+	}
+	again, err := mb.Take(t.Context(), 0)
+	if err != nil || again == nil || again.Epoch() != 2 {
+		t.Fatalf("got %v, %v", again, err)
+	}
+	again.die()
 }
 
 // However many processes come and go, their slots are used again; whoever lost its slot takes another one.

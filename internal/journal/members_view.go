@@ -52,7 +52,7 @@ type view struct {
 	leases   map[int]seenLease
 	replicas map[int]seenReplica
 	// beaten is when our own record was last seen: what was written before it has been seen too. steady is since when
-	// our own beats have been coming without a gap: only since then the silence of others means something.
+	// our own beats have been coming without a gap; see silentFor.
 	beaten, steady time.Duration
 	known          bool // Our own record was seen.
 }
@@ -79,10 +79,25 @@ func newView(me string, timing leaseTiming) view {
 // gap is how long our own beats may stay out before what we see is nothing to judge by.
 func (v *view) gap() time.Duration { return 5 * v.timing.renew / 2 }
 
+// settle is for how long our own beats must have been coming before the silence of others means something: while they
+// did not come, the others' may not have got through either, and who lives needs a moment to say so. A call that was
+// begun just before NATS came back has failed after call, the next one is made poll later, and then there is as long
+// again until its record is seen.
+func (v *view) settle() time.Duration { return min(v.timing.call+2*v.timing.poll, v.timing.stale) }
+
+// silentFor is for how long a record has been silent that was last changed at since. The time in which our own beats did
+// not come counts: that our own came back shows that the other was not changed meanwhile. Were it counted anew after
+// each such time, a cluster that loses one server after another would leave a dead holder its partitions for as long as
+// that goes on. Until the beats have settled it counts as settle less than stale at most.
+func (v *view) silentFor(now, since time.Duration) time.Duration {
+	return min(now-since, v.timing.stale-v.settle()+now-v.steady)
+}
+
 func (v *view) sawLease(partition int, seen sighting, record leaseRecord, free bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.leases[partition].revision != seen.revision { // Else it is read again after trouble.
+	before := v.leases[partition].sighting
+	if before.revision != seen.revision && !seen.olderThan(before) { // Else it is read again after trouble.
 		v.leases[partition] = seenLease{sighting: seen, process: record.Process, epoch: record.Epoch, free: free}
 	}
 }
@@ -91,7 +106,7 @@ func (v *view) sawReplica(slot int, seen sighting, record replicaRecord) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	before := v.replicas[slot]
-	if before.revision == seen.revision {
+	if before.revision == seen.revision || seen.olderThan(before.sighting) {
 		return
 	}
 	v.replicas[slot] = seenReplica{
@@ -114,6 +129,16 @@ func (v *view) sightingOf(partition int) sighting {
 	return v.leases[partition].sighting
 }
 
+// partitions is above the number of every partition of which a record was seen.
+func (v *view) partitions() (n int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for number := range v.leases {
+		n = max(n, number+1)
+	}
+	return n
+}
+
 // look sums up what was seen. own tells what this process itself knows of its leases, which is newer than the records.
 func (v *view) look(now time.Duration, partitions int, own func(partition int) standing) (Fleet, bool) {
 	v.mu.Lock()
@@ -127,8 +152,7 @@ func (v *view) look(now time.Duration, partitions int, own func(partition int) s
 		fleet.Partitions[number] = v.heldLocked(now, number, own(number), dead)
 	}
 	for _, r := range v.replicas {
-		silent := now - max(r.since, v.steady)
-		if r.process != v.me && !r.gone && r.beats && silent < v.timing.stale && !dead[r.process] {
+		if r.process != v.me && !r.gone && r.beats && v.silentFor(now, r.since) < v.timing.stale && !dead[r.process] {
 			fleet.Live = append(fleet.Live, r.process)
 		}
 	}
@@ -140,19 +164,21 @@ func (v *view) look(now time.Duration, partitions int, own func(partition int) s
 // heldLocked says who has one partition, and notes who let its lease become stale.
 func (v *view) heldLocked(now time.Duration, number int, own standing, dead map[string]bool) Held {
 	seen, ok := v.leases[number]
-	since := now - max(seen.since, v.steady)
+	// Nobody could take it while no record could be written.
+	free := now - max(seen.since, v.steady)
+	silent := v.silentFor(now, seen.since)
 	switch {
 	case own.held:
 		return Held{Holder: v.me}
 	case !ok, seen.free:
-		return Held{FreeFor: since}
+		return Held{FreeFor: free}
 	case seen.process == v.me && own.released && own.epoch == seen.epoch: // Its record is on its way to us.
-		return Held{FreeFor: min(since, v.timing.renew)}
+		return Held{FreeFor: min(free, v.timing.renew)}
 	case seen.process == v.me:
 		return Held{Own: true}
-	case since >= v.timing.stale:
+	case silent >= v.timing.stale:
 		dead[seen.process] = true
-		return Held{FreeFor: since - v.timing.stale}
+		return Held{FreeFor: silent - v.timing.stale}
 	}
 	return Held{Holder: seen.process}
 }

@@ -123,26 +123,65 @@ func TestAStaleLeaseIsFreeAndItsHolderDead(t *testing.T) {
 	s.wantHeld(t, 0, Held{FreeFor: 2 * time.Second})
 }
 
-// Whoever was cut off, or frozen, or whose NATS was away, knows nothing of the others when it goes on: their silence was
-// its own. Nobody is taken for dead then.
+// Whoever was cut off, or frozen, or whose NATS was away, cannot know when it goes on whether the others could have been
+// heard: NATS may have been away for them too. Nobody is taken for dead before who lives has had the time to say so.
 func TestOwnSilenceIsNotTheirs(t *testing.T) {
 	s := newScene()
 	s.replica(0, "me")
 	s.replica(1, "x")
+	s.replica(2, "y")
 	s.lease(0, "x")
+	s.lease(1, "y")
 	s.now += s.gap() + 1
 	if _, ok := s.look(); ok {
 		t.Error("something to decide by although our own beats are missing")
 	}
 	s.now += time.Minute
 	s.replica(0, "me")
-	s.wantLive(t, "me", "x")
+	s.wantLive(t, "me", "x", "y")
 	s.wantHeld(t, 0, Held{Holder: "x"})
+	s.pass(s.settle() - 1)
+	s.wantHeld(t, 0, Held{Holder: "x"})
+	s.lease(1, "y") // It lives.
+	s.replica(2, "y")
+	s.pass(1)
+	s.wantHeld(t, 0, Held{})
+	s.wantHeld(t, 1, Held{Holder: "y"})
+	s.wantLive(t, "me", "y")
+}
+
+// A cluster may lose one server after the other and never have a leader for the whole 5 s in between. A lease that was
+// unchanged all that time is stale at the first moment in which a living holder would have spoken: were its silence
+// counted anew each time, a dead holder would keep its partitions for as long as it goes on.
+func TestAnOutageDoesNotMakeALeaseYounger(t *testing.T) {
+	s := newScene()
+	s.replica(0, "me")
+	s.replica(1, "x")
+	s.lease(0, "x")
+	for range 5 {
+		s.pass(s.settle() - 1)
+		s.wantHeld(t, 0, Held{Holder: "x"})
+		s.now += s.gap() + time.Second // No leader.
+		s.replica(0, "me")
+	}
+	s.pass(s.settle())
+	s.wantHeld(t, 0, Held{})
+	s.wantLive(t, "me")
+}
+
+// What is stale must still have been seen unchanged for 5 s: a short outage makes no lease older than it is.
+func TestAnOutageDoesNotMakeALeaseOlder(t *testing.T) {
+	s := newScene()
+	s.replica(0, "me")
+	s.pass(time.Second)
+	s.now += s.gap() + 1
+	s.replica(0, "me")
+	s.replica(1, "x")
+	s.lease(0, "x")
 	s.pass(5*time.Second - 1)
 	s.wantHeld(t, 0, Held{Holder: "x"})
 	s.pass(1)
 	s.wantHeld(t, 0, Held{})
-	s.wantLive(t, "me")
 }
 
 func TestRecordsReadAgainAreNotNews(t *testing.T) {

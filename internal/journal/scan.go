@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -26,6 +27,9 @@ const (
 	// scanFull is how long a reader waits while its stream has as many consumers as the server allows (1,000, if nobody
 	// says otherwise): those of many short readers, which are forgotten soon.
 	scanFull = 3 * scanInactive
+	// scanAnew is how long a consumer is asked for by one name. A cluster may give it to a server that has died, or was cut
+	// off, in the last seconds, and then whoever asks for that name is answered by nobody until the server is back.
+	scanAnew = 2 * time.Second
 	// scanTries is how often a reader of the past tries without getting a message before it gives up. One that
 	// follows goes on until its context ends.
 	scanTries = 5
@@ -53,6 +57,8 @@ type Scan struct {
 	HeadersOnly bool
 	// Follow goes on with what comes until ctx ends.
 	Follow bool
+	// Patience is how long an answer is waited for before the stream is given up that nothing was read of yet; 0 means 5 s.
+	Patience time.Duration
 }
 
 // Messages reads. The error ends it: ctx's cause, or what the server said, with what to do next.
@@ -172,10 +178,9 @@ func (r *reading) give(msg jetstream.Msg, nth uint64) (more bool, err error) {
 
 //nolint:ireturn // jetstream has no other type for it.
 func (r *reading) create(ctx context.Context) (jetstream.Consumer, error) {
-	ctx, cancel := topology.Call(ctx, callTimeout)
+	ctx, cancel := topology.Call(ctx, cmp.Or(r.scan.Patience, callTimeout))
 	defer cancel()
 	cfg := jetstream.ConsumerConfig{
-		Name:              nuid.Next(), // Asked for twice, it is made once.
 		AckPolicy:         jetstream.AckNonePolicy,
 		DeliverPolicy:     jetstream.DeliverAllPolicy,
 		HeadersOnly:       r.scan.HeadersOnly,
@@ -198,7 +203,10 @@ func (r *reading) create(ctx context.Context) (jetstream.Consumer, error) {
 	case !r.scan.FromTime.IsZero():
 		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &r.scan.FromTime
 	}
+	named := names{}
 	consumer, err := topology.Ask(ctx, func(ctx context.Context) (jetstream.Consumer, error) {
+		cfg := cfg
+		cfg.Name = named.now()
 		return r.js.CreateConsumer(ctx, r.scan.Stream, cfg)
 	})
 	if err != nil {
@@ -206,6 +214,23 @@ func (r *reading) create(ctx context.Context) (jetstream.Consumer, error) {
 	}
 	r.began = true
 	return consumer, nil
+}
+
+// names gives the name of a consumer that is asked for: the same for scanAnew, so that it is made once however often it
+// is asked for, then another one. What was made and not read from is forgotten by the server. The zero value is ready.
+type names struct {
+	mu    sync.Mutex
+	name  string
+	since time.Time
+}
+
+func (n *names) now() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.name == "" || time.Since(n.since) >= scanAnew {
+		n.name, n.since = nuid.Next(), time.Now()
+	}
+	return n.name
 }
 
 // next waits for a message; a reader of the past not longer than scanIdle.
@@ -254,7 +279,7 @@ func (r *reading) idle(ctx context.Context, err error) bool {
 // nothingLeft asks the server whether a consumer that gives nothing has nothing: what was pending may have been
 // deleted. Messages that it says it delivered and that did not come are lost.
 func (r *reading) nothingLeft(ctx context.Context, consumer jetstream.Consumer, delivered uint64) (bool, error) {
-	ctx, cancel := topology.Call(ctx, callTimeout)
+	ctx, cancel := topology.Call(ctx, scanAnew) // A consumer that says nothing may be gone with its server: see scanAnew.
 	defer cancel()
 	info, err := consumer.Info(ctx)
 	if err != nil {

@@ -1,9 +1,11 @@
 package journal
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -258,5 +260,50 @@ func TestAScanBeginsAsSoonAsThereIsALeader(t *testing.T) {
 	wantCount(t, read(t, electing, Scan{Stream: "S"}, func(int) bool { return true }), 1, 3)
 	if info, err := stream.Info(t.Context()); err != nil || info.State.Consumers != 1 {
 		t.Errorf("%d consumers, %v", info.State.Consumers, err)
+	}
+}
+
+// deafServer is a JetStream of which one server has just died: consumers of the first name asked for are given to it, and
+// whoever asks for them is not answered.
+type deafServer struct {
+	jetstream.JetStream
+
+	mu    sync.Mutex
+	first string
+	asked map[string]int
+}
+
+func (d *deafServer) CreateConsumer(ctx context.Context, stream string, cfg jetstream.ConsumerConfig) (jetstream.Consumer, error) {
+	d.mu.Lock()
+	if d.first == "" {
+		d.first = cfg.Name
+	}
+	d.asked[cfg.Name]++
+	deaf := cfg.Name == d.first
+	d.mu.Unlock()
+	if deaf {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return d.JetStream.CreateConsumer(ctx, stream, cfg)
+}
+
+// A consumer that a cluster has given to a dead server is not waited for until that server is back: another one is asked
+// for. By one name it is asked for more than once, so that an answer that was lost leaves no consumer behind.
+func TestAConsumerOfADeadServerIsGivenUp(t *testing.T) {
+	t.Parallel()
+	js := connect(t, embeddedtest.Run(t).URL())
+	fill(t, js, 5)
+	d := &deafServer{JetStream: js, asked: map[string]int{}}
+	begin := time.Now()
+	wantCount(t, read(t, d, Scan{Stream: "S"}, func(int) bool { return true }), 1, 5)
+	if took := time.Since(begin); took < scanAnew || took > 2*callTimeout {
+		t.Errorf("read after %v, want it soon after %v", took, scanAnew)
+	}
+	if n := d.asked[d.first]; n < 2 {
+		t.Errorf("asked for %d times by the first name", n)
+	}
+	if len(d.asked) != 2 {
+		t.Errorf("%d names", len(d.asked))
 	}
 }

@@ -166,7 +166,9 @@ func (r resultsReader) settled(ctx context.Context, in resultsRange, end results
 		if in.fromSeq > end.last {
 			break
 		}
-		now, err := r.askEnd(ctx)
+		asking, done := context.WithTimeout(ctx, electionTimeout)
+		now, err := topology.Ask(asking, r.askEnd)
+		done()
 		if err != nil {
 			return nil, err
 		}
@@ -187,7 +189,7 @@ func (r resultsReader) settled(ctx context.Context, in resultsRange, end results
 func (in *resultsRange) read(ctx context.Context, js jetstream.JetStream, to, bound uint64, hashes []uint64) ([]uint64, error) {
 	scan := Scan{
 		Stream: topology.StreamResults, Filters: in.filters, FromSeq: in.fromSeq, FromTime: in.fromTime, ToSeq: to,
-		Batch: settledBatch, HeadersOnly: true,
+		Batch: settledBatch, HeadersOnly: true, Patience: electionTimeout,
 	}
 	err := scan.each(ctx, js, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) bool {
 		if hashes == nil { // Grown by appending, a million would leave as much again behind.

@@ -86,6 +86,7 @@ func TakeOver(ctx context.Context, js jetstream.JetStream, lease *Lease, cfg Ten
 		ledger: newLedger(outer, permitted(js, kv, cfg.OnAnswer), writer, lease.leases.process, PublisherConfig{Timeout: cfg.PublishTimeout, Patience: cfg.Patience}),
 		stop:   func() {}, carried: map[key]record{}, open: map[key]*leftOpen{},
 	}
+	t.ledger.takingOver = true
 	if err := t.takeOver(ctx, outer); err != nil {
 		gone, cancel := context.WithCancel(ctx)
 		cancel() // Nothing is worth waiting for.
@@ -145,6 +146,7 @@ func (t *Tenure) takeOver(ctx, outer context.Context) error {
 	if err := t.carryOver(ctx, left, state); err != nil {
 		return err
 	}
+	t.ledger.takenOver()
 	t.follow(outer, fence)
 	if err := purgeWriters(ctx, t.js, left.writers, fence); err != nil {
 		// They are carried over: left behind they only cost the next one time.

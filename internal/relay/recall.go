@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -224,12 +225,15 @@ func (s *single) enter(turn *lane.Turn[*item]) bool {
 	return true
 }
 
+// leave frees the place and gives all turns back that wait for it, in their order; the first that comes takes it. It is
+// not enough to give one back: its turn may end otherwise, because the lease was lost meanwhile, and then nobody would
+// give back the others, whose lanes would stand still for ever, with all that comes later for these Vorgänge behind them.
 func (s *single) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.busy = false
-	if len(s.waiting) > 0 {
-		s.waiting[0].ReturnFirst()
-		s.waiting = s.waiting[1:]
+	for _, turn := range slices.Backward(s.waiting) {
+		turn.ReturnFirst()
 	}
+	s.waiting = nil
 }

@@ -252,6 +252,34 @@ func TestUpdatesACrashInterruptedAreSentOneAtATime(t *testing.T) {
 	})
 }
 
+// A lease may be lost while updates that a crash interrupted wait for each other. All that waits is dropped then: when the
+// partition comes back, what is left of it goes on, and so does everything that is published later.
+func TestWaitingForACrashedUpdateEndsWithTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, &fakeAPI{latency: time.Second}, nil)
+		b.inherit(5, func(uint64) update.Past { return update.Past{Left: true, Attempts: 1, Crashes: 1, Until: time.Now()} })
+		for i := range 5 {
+			b.Accept(comments(uint64(i+1), strconv.Itoa(i)))
+		}
+		synctest.Wait() // One is being sent, four wait.
+		b.tenure.lose()
+		b.tenure = newTenure() // Meanwhile somebody else has sent all of them.
+		time.Sleep(time.Minute)
+		if n := b.Stats().Lanes.Lanes; n != 0 {
+			t.Errorf("%d Vorgänge have updates of a lease that was lost", n)
+		}
+		for i := range 5 {
+			later := comments(uint64(i+6), strconv.Itoa(i))
+			b.Accept(later)
+			select {
+			case <-later.acked:
+			case <-time.After(time.Minute):
+				t.Errorf("Vorgang %d stands still", i)
+			}
+		}
+	})
+}
+
 func TestARecordPrecedesDecodingOfWhatMayHaveBeenOpenedBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := start(t, &fakeAPI{}, nil)
