@@ -221,6 +221,7 @@ func cmdPull(ts *testscript.TestScript, _ bool, _ []string) {
 	living, die := context.WithCancel(context.Background())
 	members := journal.NewMembers(journal.NewLeases(js, "script", slog.New(slog.DiscardHandler)), journal.Replica{Host: "script", PID: 1})
 	var life sync.WaitGroup
+	life.Go(func() { members.Watch(living) })
 	life.Go(func() { members.Run(living) })
 	ts.Defer(func() {
 		die()
