@@ -22,7 +22,7 @@ func (b *bench) withdraw(d *fakeDelivery, results *atomic.Int64) error {
 	if err != nil {
 		return err
 	}
-	return w.Commit(context.Background(), func(context.Context) error {
+	return w.Commit(context.Background(), update.Discarded, func(context.Context) error {
 		if slices.ContainsFunc(b.journal.all(), func(s *update.Settlement) bool { return s.Update.Seq == d.Seq() }) {
 			return ErrSettled // As the server says of a second result.
 		}
@@ -221,7 +221,7 @@ func TestARefusedResultIsWrittenAgain(t *testing.T) {
 		}
 		b.Accept(d)
 		tries := 0
-		if err := w.Commit(t.Context(), func(context.Context) error {
+		if err := w.Commit(t.Context(), update.Discarded, func(context.Context) error {
 			if tries++; tries < 4 {
 				return &fault.Error{Kind: fault.Systemic, Reason: fault.Storage, Detail: "full"}
 			}
@@ -251,7 +251,7 @@ func TestACutShortResultIsUnconfirmed(t *testing.T) {
 		}
 		b.Accept(d)
 		ctx, cut := context.WithCancel(t.Context())
-		if err := w.Commit(ctx, func(ctx context.Context) error {
+		if err := w.Commit(ctx, update.Discarded, func(ctx context.Context) error {
 			cut()
 			return &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx)}
 		}); !errors.Is(err, ErrUnconfirmed) {
