@@ -242,9 +242,19 @@ func (t *takingBack) holding(ctx context.Context, tenure *Tenure, w Waiting) (no
 func (t *takingBack) campaign(ctx context.Context, leases *Leases, partition int) (*Lease, error) {
 	limited, cancel := context.WithTimeout(ctx, cancelPatience)
 	defer cancel()
+	var denied error // A candidate waits it out; an operator is to hear of it.
+	leases.OnAnswer(func(_ string, err error) {
+		if errors.Is(err, topology.ErrDenied) {
+			denied = err
+			cancel()
+		}
+	})
 	lease, err := leases.Campaign(limited, partition)
-	if err == nil || ctx.Err() != nil || limited.Err() == nil {
+	switch {
+	case err == nil, ctx.Err() != nil, limited.Err() == nil:
 		return lease, err
+	case denied != nil:
+		return nil, denied
 	}
 	name := ""
 	if h, err := t.holder(ctx, partition); err == nil && h.Replica != "" {

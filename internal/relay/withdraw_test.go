@@ -100,6 +100,65 @@ func TestWhatIsNotAtTheHeadIsTakenBack(t *testing.T) {
 	})
 }
 
+// countWithdrawn counts what was taken back, by outcome.
+type countWithdrawn struct {
+	noObserver
+
+	mu  sync.Mutex
+	how map[update.Outcome]int
+}
+
+func (c *countWithdrawn) Withdrawn(_ update.Kind, outcome update.Outcome) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.how[outcome]++
+}
+
+// An erased update is never sent, and stays in the stream, in front of its lane, until it was overwritten there: an ack would
+// leave its bytes in the servers' files.
+func TestAnErasedUpdateStaysUntilItIsOverwritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		counted := &countWithdrawn{how: map[update.Outcome]int{}}
+		b := start(t, &fakeAPI{}, nil)
+		b.deps.Observer = counted // Nothing was accepted yet.
+		first, second, third := comments(1, "1"), comments(2, "1"), comments(3, "2")
+		w, err := b.Withdraw(b.tenure, first.Subject(), first.Seq(), first.StoredAt())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Accept(first)
+		b.Accept(second)
+		b.Accept(third)
+		results := 0
+		if err := w.Commit(t.Context(), update.Erased, func(context.Context) error { results++; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		<-third.acked
+		time.Sleep(time.Minute)
+		select {
+		case <-first.acked:
+			t.Error("it is acknowledged before it is overwritten")
+		default:
+		}
+		if got := b.bodies(); !slices.Equal(got, []string{`["comment 3"]`}) {
+			t.Errorf("sent %v", got)
+		}
+		if _, err := b.Withdraw(b.tenure, first.Subject(), first.Seq(), first.StoredAt()); !errors.Is(err, ErrSettled) {
+			t.Errorf("taken back again: %v", err)
+		}
+		w.LetGo()
+		<-first.acked
+		<-second.acked
+		w.LetGo() // A second time nothing happens.
+		if got := b.bodies(); !slices.Equal(got, []string{`["comment 3"]`, `["comment 2"]`}) || results != 1 {
+			t.Errorf("sent %v, %d results", got, results)
+		}
+		if counted.how[update.Erased] != 1 || counted.how[update.Discarded] != 0 {
+			t.Errorf("counted %v", counted.how)
+		}
+	})
+}
+
 // What is being sent, or may have been booked, is not taken back.
 func TestWhatMayBeBookedIsNotTakenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
