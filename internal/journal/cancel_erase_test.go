@@ -377,3 +377,44 @@ func TestARelayThatDiesInTheMiddleLeavesTheUpdate(t *testing.T) {
 		t.Errorf("results: %s", diff)
 	}
 }
+
+// The server forgets IDs after the duplicate window; a repeat finds the result all the same.
+func TestARepeatedErasureWritesNoSecondResultWhenTheServerHasForgottenTheFirst(t *testing.T) {
+	t.Parallel()
+	js := setUp(t, topology.Options{})
+	w := publishOne(t, js)
+	j := newJournal(t, js)
+	if err := j.Withdraw(t.Context(), w, update.Erased, update.Past{}, nil, "Art. 17"); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), topology.StreamResults)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := stream.CachedInfo().Config
+	ticks := time.NewTicker(20 * time.Millisecond)
+	defer ticks.Stop()
+	for taken, n := 0, 0; taken < 2; n++ { // Each time another window: the server may set its timer by the one before.
+		cfg.Duplicates = 100*time.Millisecond + time.Duration(n%2)*time.Millisecond
+		if _, err := js.UpdateStream(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		ack, err := js.Publish(t.Context(), "kex.result.probe.0.probe", nil, jetstream.WithMsgID("probe"))
+		if err != nil || n > 1000 {
+			t.Fatal("the duplicate window does not end", err)
+		}
+		if !ack.Duplicate {
+			taken++
+		}
+		<-ticks.C
+	}
+	if err := j.Withdraw(t.Context(), w, update.Erased, update.Past{}, nil, "again"); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Withdraw(t.Context(), w, update.Discarded, update.Past{}, nil, "x"); !errors.Is(err, ErrSettled) {
+		t.Errorf("discarding what is erased: %v", err)
+	}
+	if got := outcomes(t, js)[w.Seq]; !slices.Equal(got, []update.Outcome{update.Erased}) {
+		t.Errorf("results %v", got)
+	}
+}
