@@ -144,8 +144,8 @@ func (c *deadLettersEraseCommand) incomplete(p *printer, e erased, left *deadlet
 	if err := c.print(p, e); err != nil {
 		return err
 	}
-	return fmt.Errorf("Vorgang %s: %s not erased; do what is said of each, then run the same command again",
-		c.vorgang, count(len(left.Updates), "update is", "updates are"))
+	return fmt.Errorf("%s of Vorgang %s left; do what is said of each, then run the same command again",
+		count(len(left.Updates), "waiting update", "waiting updates"), c.vorgang)
 }
 
 // notReached names what erasing does not reach.
@@ -163,6 +163,7 @@ func notReached(ctx context.Context, store *deadletter.Store) []string {
 		"backups and snapshots of the streams or of the servers' disks",
 		"files of deadletters export",
 		"what left the streams before (delivered, replayed, discarded): no stream gives it any more; its bytes may stay in the servers' files until they are compacted",
+		"in a cluster, the servers' replication logs, which hold what was stored until they are compacted",
 		"what Europace and the CRM hold",
 	)
 }
