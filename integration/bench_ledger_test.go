@@ -222,7 +222,7 @@ func (p *benchPipeline) Attempt(_ update.Kind, err error, _ time.Duration) {
 }
 
 // Discarded counts nothing: nothing is taken back.
-func (*benchPipeline) Discarded(update.Kind) {}
+func (*benchPipeline) Withdrawn(update.Kind, update.Outcome) {}
 
 func (p *benchPipeline) Settled(*update.Settlement) {
 	if p.settled.Add(1) == ledgerRun {

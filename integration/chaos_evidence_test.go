@@ -112,7 +112,7 @@ func (e *evidence) index() {
 			e.settled[event.Data.TraceID] = append(e.settled[event.Data.TraceID], event)
 		case update.DoubleBooked:
 			e.notices[event.Data.TraceID] = append(e.notices[event.Data.TraceID], event)
-		case update.Replayed, update.Discarded, update.Erased: // Nobody works on dead letters here.
+		case update.Replayed, update.Discarded, update.Erased: // There is no operator here.
 		}
 	}
 	for _, r := range e.requests {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"kexrelay/internal/deadletter"
+	"kexrelay/internal/journal"
 )
 
 // deadLettersEraseCommand is `kexrelay deadletters erase`.
@@ -29,8 +31,12 @@ func newDeadLettersEraseCommand(env *environment) *cobra.Command {
 		Long: `Erases what is held for one Vorgang: waiting updates, dead letters, objects. The
 server overwrites them in its files. Results and audit events stay, they hold no
 content; an event 'erased' tells of each. What cannot be reached is named at the
-end. Stop the publisher and every relay before: a running one, also one that is
-paused, may have updates in memory and send them afterwards.`,
+end. Stop the publisher before; relays may run, or be paused.
+
+A waiting update is erased only if it is certainly not booked, as 'updates
+cancel' takes it back. What is being sent at this moment is waited for, a few
+seconds. Updates that are left are listed with the reason and what to do; the
+code is 1 then, and the same command goes on with them.`,
 		Example: `  kexrelay deadletters erase --vorgang 123456 --because 'Art. 17 GDPR' --dry-run
   kexrelay deadletters erase --vorgang 123456 --because 'Art. 17 GDPR' --yes`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd) },
@@ -52,7 +58,15 @@ type erased struct {
 	DryRun         bool   `json:"dryRun,omitempty"`
 	deadletter.Holding
 
-	NotReached []string `json:"notReached,omitempty"`
+	Left       []leftUpdate `json:"left,omitempty"`
+	NotReached []string     `json:"notReached,omitempty"`
+}
+
+// leftUpdate is an update that could not be erased.
+type leftUpdate struct {
+	deadletter.Left
+
+	Reason string `json:"reason"`
 }
 
 func (c *deadLettersEraseCommand) check() error {
@@ -67,6 +81,9 @@ func (c *deadLettersEraseCommand) check() error {
 	}
 	if err := checkBecause(c.because); err != nil {
 		return err
+	}
+	if len(c.because) > journal.MaxCancelReason {
+		return usagef("--because: longer than %d bytes", journal.MaxCancelReason)
 	}
 	if !c.yes && !c.env.canAsk() {
 		return usagef("without a terminal to ask on --yes is needed (or --dry-run)")
@@ -106,6 +123,9 @@ func (c *deadLettersEraseCommand) run(cmd *cobra.Command) error {
 		}
 	}
 	done, err := store.Erase(ctx, c.vorgang, c.because)
+	if left, some := errors.AsType[*deadletter.LeftError](err); some {
+		return c.incomplete(p, erased{Vorgangsnummer: c.vorgang, Holding: done, NotReached: notReached(ctx, store)}, left)
+	}
 	if err != nil && done != (deadletter.Holding{}) {
 		err = fmt.Errorf("%w (%s; the same command goes on with the rest)", err, holding(done))
 	}
@@ -113,6 +133,19 @@ func (c *deadLettersEraseCommand) run(cmd *cobra.Command) error {
 		return err
 	}
 	return c.print(p, erased{Vorgangsnummer: c.vorgang, Holding: done, NotReached: notReached(ctx, store)})
+}
+
+// incomplete prints what was erased and what was not.
+func (c *deadLettersEraseCommand) incomplete(p *printer, e erased, left *deadletter.LeftError) error {
+	for _, u := range left.Updates {
+		reason := strings.TrimPrefix(u.Err.Error(), fmt.Sprintf("update %d: ", u.UpdateSeq))
+		e.Left = append(e.Left, leftUpdate{Left: u, Reason: reason})
+	}
+	if err := c.print(p, e); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s of Vorgang %s left; do what is said of each, then run the same command again",
+		count(len(left.Updates), "waiting update", "waiting updates"), c.vorgang)
 }
 
 // notReached names what erasing does not reach.
@@ -130,7 +163,8 @@ func notReached(ctx context.Context, store *deadletter.Store) []string {
 		"backups and snapshots of the streams or of the servers' disks",
 		"files of deadletters export",
 		"what left the streams before (delivered, replayed, discarded): no stream gives it any more; its bytes may stay in the servers' files until they are compacted",
-		"what a relay is sending at the moment, and what Europace and the CRM hold",
+		"in a cluster, the servers' replication logs, which hold what was stored until they are compacted",
+		"what Europace and the CRM hold",
 	)
 }
 
@@ -148,18 +182,58 @@ func (c *deadLettersEraseCommand) print(p *printer, e erased) error {
 			count(e.Updates, "waiting update", "waiting updates"), count(e.DeadLetters, "dead letter", "dead letters"))
 	}
 	words := holding(e.Holding)
-	if e.Holding == (deadletter.Holding{}) {
+	if e.Holding == (deadletter.Holding{}) && len(e.Left) == 0 {
 		words = "nothing is held for it"
 	}
 	if err := p.line("Vorgang %s: %s", e.Vorgangsnummer, words); err != nil {
 		return err
 	}
-	if err := p.line("Not reached:"); err != nil {
+	if err := printList(p, "Left:", leftWords(e.Left)); err != nil {
 		return err
 	}
-	for _, place := range e.NotReached {
+	return printList(p, "Not reached:", e.NotReached)
+}
+
+// mostNamed is how many of the updates that are left for one reason are named to people.
+const mostNamed = 10
+
+// leftWords says what is left, those with the same reason together.
+func leftWords(left []leftUpdate) []string {
+	var reasons []string
+	by := map[string][]uint64{}
+	for _, u := range left {
+		if by[u.Reason] == nil {
+			reasons = append(reasons, u.Reason)
+		}
+		by[u.Reason] = append(by[u.Reason], u.UpdateSeq)
+	}
+	words := make([]string, len(reasons))
+	for i, reason := range reasons {
+		var named []string
+		for _, seq := range by[reason][:min(mostNamed, len(by[reason]))] {
+			named = append(named, strconv.FormatUint(seq, 10))
+		}
+		words[i] = "update " + named[0] + ": " + reason
+		if n := len(by[reason]); n > len(named) {
+			words[i] = fmt.Sprintf("updates %s and %d more: %s", strings.Join(named, ", "), n-len(named), reason)
+		} else if n > 1 {
+			words[i] = "updates " + strings.Join(named, ", ") + ": " + reason
+		}
+	}
+	return words
+}
+
+// printList prints a heading and one thing after the other, nothing if there is none.
+func printList(p *printer, heading string, things []string) error {
+	if len(things) == 0 {
+		return nil
+	}
+	if err := p.line("%s", heading); err != nil {
+		return err
+	}
+	for _, thing := range things {
 		label := "  - "
-		for line := range wrap(place, p.width-len(label)) {
+		for line := range wrap(thing, p.width-len(label)) {
 			if err := p.line("%s%s", label, printable(line)); err != nil {
 				return err
 			}

@@ -122,6 +122,9 @@ func eventWords(e journal.EventData) string {
 		words = fmt.Sprintf("dead letter %d sent again as update %d", e.ReplayOf, e.UpdateSeq)
 	case update.Discarded, update.Erased:
 		words = fmt.Sprintf("dead letter %d %s: %s", e.DeadLetterSeq, e.Outcome, e.Detail)
+		if e.DeadLetterSeq == 0 { // It waited.
+			words = fmt.Sprintf("update %d %s: %s", e.UpdateSeq, e.Outcome, e.Detail)
+		}
 	case update.DoubleBooked:
 		words = "booked twice: " + e.Detail
 	}

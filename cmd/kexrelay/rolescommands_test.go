@@ -72,6 +72,9 @@ func roleCommands(dir string) []roleCommand {
 		{"operator", "updates|show|13", 0},
 		{"operator", "trace|waits-1", 0},
 		{"operator", "trace|waits-2", 0},
+		{"publisher", "publish|comments|--vorgang|8|a comment", 0},
+		{"publisher", "publish|document|--vorgang|8|" + large, 0},
+		{"operator", "deadletters|erase|--vorgang|8|--because|Art. 17|--yes", 0}, // The relay does it with him.
 	}
 }
 

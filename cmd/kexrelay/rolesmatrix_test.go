@@ -106,6 +106,8 @@ func roleOperations() []roleOperation {
 		api("list streams", "STREAM.LIST", "", "operator monitor"),
 
 		publish("ask the replicas", "kex.replica.state", "", "operator monitor"),
+		publish("have an update taken back or erased", "kex.replica.cancel.probe", `{}`, "operator"),
+		listen("take it back or erase it", "kex.replica.cancel.probe", "relay"),
 		listen("answer as a replica", "kex.replica.state", "relay"),
 		listen("listen to consumers' events", "$JS.EVENT.ADVISORY.CONSUMER.>", "monitor"),
 		listen("listen to all requests", "$JS.EVENT.ADVISORY.API", nobodyMay),

@@ -102,8 +102,10 @@ func (o observer) Settled(s *update.Settlement) {
 	}
 }
 
-// Discarded counts one update that an operator took back.
-func (o observer) Discarded(kind update.Kind) { o.metrics.Settled(kind, update.Discarded, "") }
+// Withdrawn counts one update that an operator took back.
+func (o observer) Withdrawn(kind update.Kind, outcome update.Outcome) {
+	o.metrics.Settled(kind, outcome, "")
+}
 
 // tokenOutcome is kex's word for how a token call ended in telemetry's.
 func tokenOutcome(outcome string) telemetry.TokenOutcome {

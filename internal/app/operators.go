@@ -11,6 +11,7 @@ import (
 	"kexrelay/internal/journal"
 	"kexrelay/internal/relay"
 	"kexrelay/internal/topology"
+	"kexrelay/internal/update"
 )
 
 // maxCancelling bounds how many updates operators may keep back at once.
@@ -29,10 +30,22 @@ type operators struct {
 	kept map[string]*keptBack
 }
 
+// keptBack is an update that is kept from being sent, or, once it is erased, from leaving the stream.
 type keptBack struct {
 	update     journal.Waiting
+	outcome    update.Outcome
 	withdrawal *relay.Withdrawal
+	settled    bool // As erased.
 	expiry     *time.Timer
+}
+
+// let ends the keeping without a commit.
+func (k *keptBack) let() {
+	if k.settled {
+		k.withdrawal.LetGo()
+		return
+	}
+	k.withdrawal.Release()
 }
 
 // answerOperators listens for questions until the returned function is called, which waits for those that are being
@@ -108,13 +121,15 @@ func (o *operators) cancel(data []byte) any {
 	var state journal.CancelState
 	switch r.Step {
 	case journal.CancelBegin:
-		state, err = journal.CancelReady, o.begin(r)
+		state, err = journal.CancelReady, o.begin(r, update.Discarded)
+	case journal.CancelErase:
+		state, err = journal.CancelReady, o.begin(r, update.Erased)
 	case journal.CancelCommit:
-		state, err = journal.CancelDone, o.commit(r)
-	case journal.CancelRelease:
+		state, err = o.commit(r)
+	case journal.CancelRelease, journal.CancelEnd:
 		state = journal.CancelReleased
 		if kept := o.take(r.Token); kept != nil {
-			kept.withdrawal.Release()
+			kept.let()
 		}
 	default:
 		return journal.CancelAnswer{State: journal.CancelFailed, Detail: "the relay does not know the step: it is of another version"}
@@ -148,10 +163,10 @@ func refusal(err error) journal.CancelAnswer {
 }
 
 // errExpired says that a cancellation was not finished in time; the update goes its way.
-var errExpired = errors.New("the relay kept the update back for too short a time, and it goes its way: cancel again")
+var errExpired = errors.New("the relay kept the update back for too short a time, and it goes its way: try again")
 
 // begin keeps an update back.
-func (o *operators) begin(r journal.CancelRequest) error {
+func (o *operators) begin(r journal.CancelRequest, outcome update.Outcome) error {
 	w, err := o.updates.Get(o.working, r.Seq)
 	if err != nil {
 		return err
@@ -173,12 +188,18 @@ func (o *operators) begin(r journal.CancelRequest) error {
 		return err
 	}
 	w.Body, w.Header = nil, nil
-	o.kept[r.Token] = &keptBack{update: w, withdrawal: withdrawal, expiry: time.AfterFunc(journal.CancelHeld, func() {
-		if kept := o.take(r.Token); kept != nil {
-			kept.withdrawal.Release()
-		}
-	})}
+	o.keepLocked(r.Token, &keptBack{update: w, outcome: outcome, withdrawal: withdrawal}, journal.CancelHeld)
 	return nil
+}
+
+// keepLocked keeps an update until somebody takes it, for so long at most.
+func (o *operators) keepLocked(token string, kept *keptBack, atMost time.Duration) {
+	o.kept[token] = kept
+	kept.expiry = time.AfterFunc(atMost, func() {
+		if kept := o.take(token); kept != nil {
+			kept.let()
+		}
+	})
 }
 
 // take ends the keeping: whoever gets it has to commit or release it.
@@ -193,23 +214,40 @@ func (o *operators) take(token string) *keptBack {
 	return kept
 }
 
-// commit settles an update that is kept back.
-func (o *operators) commit(r journal.CancelRequest) error {
+// commit settles an update that is kept back. One that is erased now is kept in the stream, for whoever overwrites it.
+func (o *operators) commit(r journal.CancelRequest) (journal.CancelState, error) {
 	kept := o.take(r.Token)
-	if kept == nil {
-		return errExpired
+	switch {
+	case kept == nil:
+		return "", errExpired
+	case kept.settled: // Asked again.
+		return o.keepErased(r.Token, kept), nil
 	}
 	w := kept.update
-	err := kept.withdrawal.Commit(o.working, func(ctx context.Context) error {
-		err := o.journal.Discard(ctx, w, kept.withdrawal.Past, kept.withdrawal.Answers, r.Reason)
+	err := kept.withdrawal.Commit(o.working, kept.outcome, func(ctx context.Context) error {
+		err := o.journal.Withdraw(ctx, w, kept.outcome, kept.withdrawal.Past, kept.withdrawal.Answers, r.Reason)
 		if errors.Is(err, journal.ErrSettled) {
 			return relay.ErrSettled
 		}
 		return err
 	})
-	if err == nil {
-		o.logger.Info("update was taken back by an operator",
-			slog.Uint64("update_seq", w.Seq), slog.String("update_id", w.UpdateID), slog.String("trace_id", w.TraceID))
+	if err != nil {
+		return "", err
 	}
-	return err
+	o.logger.Info("update was taken back by an operator",
+		slog.Uint64("update_seq", w.Seq), slog.String("update_id", w.UpdateID), slog.String("trace_id", w.TraceID),
+		slog.String("outcome", string(kept.outcome)))
+	if kept.outcome != update.Erased {
+		return journal.CancelDone, nil
+	}
+	return o.keepErased(r.Token, kept), nil
+}
+
+// keepErased keeps an erased update in the stream.
+func (o *operators) keepErased(token string, kept *keptBack) journal.CancelState {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	kept.settled = true
+	o.keepLocked(token, kept, journal.EraseHeld)
+	return journal.CancelErased
 }

@@ -36,7 +36,9 @@ type Config struct {
 // to do next.
 type Store struct {
 	js        jetstream.JetStream
+	source    string
 	journal   *journal.Journal
+	updates   *journal.Updates
 	publisher *journal.Publisher
 	results   *journal.Results
 	claims    *journal.Claims
@@ -55,7 +57,9 @@ func New(js jetstream.JetStream, cfg Config) *Store {
 	publisher := journal.NewPublisher(js, journal.PublisherConfig{})
 	return &Store{
 		js:        js,
+		source:    cfg.Source,
 		journal:   journal.New(js, journal.Config{Source: cfg.Source}),
+		updates:   journal.NewUpdates(js),
 		publisher: publisher,
 		results:   journal.NewResults(js),
 		claims:    journal.NewClaims(js),

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/google/uuid"
@@ -19,6 +18,9 @@ import (
 // erasePasses bounds how often Erase looks again for what came while it erased.
 const erasePasses = 5
 
+// eraser is the name under which a partition is held while an update of it is erased without a relay.
+const eraser = "kexrelay deadletters erase"
+
 // ErrStillComing says that updates of a Vorgang keep coming while it is erased.
 var ErrStillComing = errors.New("updates of this Vorgang keep coming: stop its publisher, then erase again")
 
@@ -30,6 +32,28 @@ type Holding struct {
 	Objects int `json:"objects"`
 }
 
+// Left is a waiting update that was not erased, or not overwritten.
+type Left struct {
+	UpdateSeq uint64 `json:"updateSeq"`
+	UpdateID  string `json:"updateId"`
+	// Err is why, and what to do.
+	Err error `json:"-"`
+}
+
+// LeftError says that not all of a Vorgang's waiting updates could be erased. Everything else of it is.
+type LeftError struct {
+	// Updates are in the order of their sequences.
+	Updates []Left
+}
+
+// Error counts them and tells of the first.
+func (e *LeftError) Error() string {
+	if len(e.Updates) == 1 {
+		return fmt.Sprintf("1 update is left: %v", e.Updates[0].Err)
+	}
+	return fmt.Sprintf("%d updates are left, the first one: %v", len(e.Updates), e.Updates[0].Err)
+}
+
 // Held counts what is held for a Vorgang.
 func (s *Store) Held(ctx context.Context, vorgangsnummer string) (Holding, error) {
 	h := Holding{}
@@ -37,40 +61,45 @@ func (s *Store) Held(ctx context.Context, vorgangsnummer string) (Holding, error
 	if err != nil {
 		return h, err
 	}
-	err = s.updatesOf(ctx, vorgangsnummer, func(*jetstream.RawStreamMsg) error { h.Updates++; return nil })
-	return h, err
+	for _, err := range s.updates.OfVorgang(ctx, vorgangsnummer) {
+		if err != nil {
+			return h, err
+		}
+		h.Updates++
+	}
+	return h, nil
 }
 
 // Erase removes the content of everything held for one Vorgang, updates, dead letters and objects, and has the server
-// overwrite it in its files. An audit event is confirmed before, an erased event before each removal; results, the
+// overwrite it in its files. A waiting update is erased as [journal.Cancellation.Each] takes it back, so no relay sends it
+// afterwards; its result is erased. An audit event is confirmed before, an erased event before each removal; results, the
 // ledger and claims stay: they hold no content. Interrupted, the next call goes on with what is left.
+//
+// A *LeftError names the updates that must not be erased as they are, or could not be; the rest is done.
 func (s *Store) Erase(ctx context.Context, vorgangsnummer, because string) (Holding, error) {
-	done := Holding{}
 	if err := checkVorgang(vorgangsnummer); err != nil {
-		return done, err
+		return Holding{}, err
 	}
-	run := uuid.NewString()
-	if err := s.auditErasure(ctx, run, "begun", vorgangsnummer, because, done); err != nil {
-		return done, err
+	e := &erasure{store: s, vorgangsnummer: vorgangsnummer, because: because, run: uuid.NewString(), left: map[uint64]refusal{}}
+	if err := e.audit(ctx, "begun"); err != nil {
+		return e.done, err
 	}
 	for range erasePasses {
-		before := done
-		err := s.updatesOf(ctx, vorgangsnummer, func(msg *jetstream.RawStreamMsg) error {
-			return s.eraseUpdate(ctx, msg, because, &done)
-		})
+		before, open, gone := e.done, len(e.left), len(e.gone)
+		err := e.updates(ctx)
 		if err == nil {
 			err = s.deadLettersOf(ctx, vorgangsnummer, func(letter Summary) error {
-				return s.eraseLetter(ctx, letter, because, &done)
+				return s.eraseLetter(ctx, letter, because, &e.done)
 			})
 		}
 		if err != nil {
-			return done, err
+			return e.done, err
 		}
-		if done == before {
-			return done, s.auditErasure(ctx, run, "done", vorgangsnummer, because, done)
+		if e.done == before && len(e.left) == open && len(e.gone) == gone {
+			return e.done, e.end(ctx)
 		}
 	}
-	return done, ErrStillComing
+	return e.done, ErrStillComing
 }
 
 func checkVorgang(vorgangsnummer string) error {
@@ -82,15 +111,6 @@ func checkVorgang(vorgangsnummer string) error {
 		return errors.New("erasing is for one Vorgang alone: its number is wanted")
 	}
 	return nil
-}
-
-func (s *Store) auditErasure(ctx context.Context, run, state, vorgangsnummer, because string, done Holding) error {
-	return s.audit.Audit(ctx, journal.AuditEvent{
-		ID: "erase-" + run + "-" + state, Action: journal.ActionErase, Vorgangsnummer: vorgangsnummer, Reason: because,
-		Details: map[string]string{
-			"state": state, "updates": strconv.Itoa(done.Updates), "deadLetters": strconv.Itoa(done.DeadLetters), "objects": strconv.Itoa(done.Objects),
-		},
-	})
 }
 
 // deadLettersOf gives the dead letters of a Vorgang, also those whose subject was not valid but names it.
@@ -110,56 +130,6 @@ func (s *Store) deadLettersOf(ctx context.Context, vorgangsnummer string, do fun
 			}
 		}
 	}
-	return nil
-}
-
-// updatesOf gives the waiting updates of a Vorgang, also those that the stream's transform did not match.
-func (s *Store) updatesOf(ctx context.Context, vorgangsnummer string, do func(*jetstream.RawStreamMsg) error) error {
-	published := update.SubjectPrefix + vorgangsnummer
-	for _, subject := range []string{topology.StoredSubjects(vorgangsnummer, "*"), published, published + ".>"} {
-		for next := uint64(1); ; {
-			msg, err := s.message(ctx, topology.StreamUpdates, next, jetstream.WithGetMsgSubject(subject))
-			if errors.Is(err, jetstream.ErrMsgNotFound) {
-				break
-			}
-			if err != nil {
-				return err
-			}
-			if err := do(msg); err != nil {
-				return err
-			}
-			next = msg.Sequence + 1
-		}
-	}
-	return nil
-}
-
-func (s *Store) eraseUpdate(ctx context.Context, msg *jetstream.RawStreamMsg, because string, done *Holding) error {
-	replay, err := s.claims.Lookup(ctx, msg.Header)
-	if err != nil {
-		return err
-	}
-	u, _ := update.Envelope(update.Message{ // Usable beside the error.
-		Subject: topology.PublishedSubject(msg.Subject), Header: msg.Header, Seq: msg.Sequence, StoredAt: msg.Time, Replay: replay,
-	}, func() string { return "" })
-	data := journal.EventData{
-		UpdateID: u.ID, Vorgangsnummer: u.Vorgangsnummer, Kind: u.Kind, TraceID: u.TraceID,
-		UpdateSeq: u.Seq, ReceivedAt: u.StoredAt, Detail: because,
-	}
-	if replay != nil {
-		data.ReplayOf = replay.DeadLetterSeq
-	}
-	notice := journal.Notice{Outcome: update.Erased, Key: "update-" + journal.Identity(msg.Sequence, msg.Time), Data: data}
-	if err := s.journal.Notice(ctx, notice); err != nil {
-		return err
-	}
-	if err := s.eraseObjects(ctx, objectsOf(Summary{}, msg.Data), done); err != nil {
-		return err
-	}
-	if err := s.overwrite(ctx, topology.StreamUpdates, msg.Sequence); err != nil {
-		return err
-	}
-	done.Updates++
 	return nil
 }
 
@@ -190,7 +160,7 @@ func (s *Store) eraseLetter(ctx context.Context, letter Summary, because string,
 	if err := s.done(stepBodyRemoved); err != nil {
 		return err
 	}
-	if err := s.overwrite(ctx, topology.StreamDeadLetters, letter.Seq); err != nil {
+	if _, err := s.overwrite(ctx, topology.StreamDeadLetters, letter.Seq); err != nil {
 		return err
 	}
 	done.DeadLetters++

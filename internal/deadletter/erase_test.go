@@ -133,8 +133,14 @@ func TestAnErasureLeavesNoContentOfTheVorgangInAnyStreamObjectOrFile(t *testing.
 	if events := b.events(t, update.DeadLettered); len(events) != 22 {
 		t.Errorf("%d results are left", len(events))
 	}
-	if audits := b.audits(t, journal.ActionErase); len(audits) != 2 || audits[1].Details["deadLetters"] != "21" || audits[0].Reason == "" {
+	audits := b.audits(t, journal.ActionErase) // Its begin, one for each update, its end.
+	if len(audits) != 6 || audits[5].Details["deadLetters"] != "21" || audits[5].Details["state"] != "done" || audits[0].Reason == "" {
 		t.Errorf("audit %+v", audits)
+	}
+	for _, audit := range audits[1:5] {
+		if audit.UpdateSeq == 0 || audit.Reason == "" {
+			t.Errorf("audit %+v", audit)
+		}
 	}
 	if done, err = b.store.Erase(t.Context(), "100", "again"); err != nil || done != (Holding{}) {
 		t.Errorf("again: %+v, %v", done, err)

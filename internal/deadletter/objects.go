@@ -65,28 +65,29 @@ func (s *Store) eraseObject(ctx context.Context, object string) (bool, error) {
 			if err != nil {
 				return false, err
 			}
-			if err := s.overwrite(ctx, streamDocuments, meta.Sequence.Stream); err != nil {
+			if _, err := s.overwrite(ctx, streamDocuments, meta.Sequence.Stream); err != nil {
 				return false, err
 			}
 		}
 	}
-	return true, s.overwrite(ctx, streamDocuments, msg.Sequence)
+	_, err = s.overwrite(ctx, streamDocuments, msg.Sequence)
+	return true, err
 }
 
-// overwrite removes a message and its bytes from the server's files. One that is gone already is no error.
-func (s *Store) overwrite(ctx context.Context, name string, seq uint64) error {
+// overwrite removes a message and its bytes from the server's files, and reports whether it was there.
+func (s *Store) overwrite(ctx context.Context, name string, seq uint64) (there bool, err error) {
 	call, cancel := topology.Call(ctx, callTimeout)
 	defer cancel()
 	stream, err := s.stream(call, name)
 	if err != nil {
-		return err
+		return false, err
 	}
 	err = stream.SecureDeleteMsg(call, seq)
 	if err == nil {
-		return nil
+		return true, nil
 	}
-	if _, there := s.message(ctx, name, seq); errors.Is(there, jetstream.ErrMsgNotFound) {
-		return nil
+	if _, gone := s.message(ctx, name, seq); errors.Is(gone, jetstream.ErrMsgNotFound) {
+		return false, nil
 	}
-	return journal.Explain(fmt.Sprintf("erasing message %d of %s", seq, name), s.js, err)
+	return false, journal.Explain(fmt.Sprintf("erasing message %d of %s", seq, name), s.js, err)
 }

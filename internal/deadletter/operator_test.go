@@ -25,6 +25,8 @@ func operatorRights() *server.Permissions {
 			"$JS.API.CONSUMER.CREATE.KEX_DEADLETTERS.>", "$JS.API.CONSUMER.CREATE.KEX_RESULTS.>", "$JS.API.CONSUMER.CREATE.KEX_DEADLETTERS",
 			"$JS.API.CONSUMER.CREATE.KEX_RESULTS", "$JS.API.CONSUMER.CREATE.OBJ_KEX_DOCUMENTS.>",
 			"$JS.API.CONSUMER.CREATE.KV_KEX_CONTROL.>", "$JS.API.CONSUMER.INFO.>", "$JS.API.CONSUMER.MSG.NEXT.>", "$JS.API.CONSUMER.DELETE.>",
+			// To take over the partition of an update that is erased, as a relay does.
+			"$KV.KEX_CONTROL.lease.*", "$KV.KEX_LEDGER.>", "$JS.API.CONSUMER.CREATE.KV_KEX_LEDGER.>", "$JS.API.STREAM.PURGE.KV_KEX_LEDGER",
 			"$SYS.REQ.USER.INFO", "$KV.KEX_CONTROL.replay.>", "kex.audit.>", "kex.result.>", "kex.deadletter.>", "kex.vorgang.>",
 		}},
 		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
@@ -76,7 +78,10 @@ func TestTheRightsOfAnOperatorAreEnough(t *testing.T) {
 	if _, err := b.store.History(t.Context(), b.one(t, "3")); err != nil {
 		t.Errorf("History: %v", err)
 	}
-	if done, err := b.store.Erase(t.Context(), "44", "x"); err != nil || done != (Holding{DeadLetters: 1, Objects: 1}) {
+	if _, err := admin.Publish(t.Context(), "kex.vorgang.44.kommentare", []byte(`["waits"]`)); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := b.store.Erase(t.Context(), "44", "x"); err != nil || done != (Holding{Updates: 1, DeadLetters: 1, Objects: 1}) {
 		t.Errorf("Erase: %+v, %v", done, err)
 	}
 	if audits := b.audits(t, journal.ActionDiscard); len(audits) != 1 || audits[0].Actor.User != "ops" {

@@ -11,11 +11,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"kexrelay/internal/topology"
+	"kexrelay/internal/update"
 )
 
 const (
 	// CancelHeld is how long a relay keeps an update back, between the begin and the commit of a cancellation.
 	CancelHeld = 15 * time.Second
+	// EraseHeld is how long it keeps an erased update in the stream, between the commit and the end: until then its
+	// content is overwritten, which no acknowledgement does.
+	EraseHeld = 2 * time.Minute
 	// MaxCancelReason bounds the reason, in bytes.
 	MaxCancelReason = 1024
 	// askPatience is how long a relay's answer is waited for, commitPatience how long the one that says it is done.
@@ -26,14 +30,16 @@ const (
 )
 
 // CancelStep is a step of a cancellation that a relay is asked for. Between the first and the second the operator's side
-// writes the audit event.
+// writes the audit event. A relay answers CancelFailed to a step that it does not know.
 type CancelStep string
 
 // The steps.
 const (
-	CancelBegin   CancelStep = "begin"   // Send it no more, for CancelHeld.
-	CancelCommit  CancelStep = "commit"  // Write its result.
+	CancelBegin   CancelStep = "begin"   // Send it no more, for CancelHeld; it is to be discarded.
+	CancelErase   CancelStep = "erase"   // The same; it is to be erased. A relay that knows only begin must not discard it.
+	CancelCommit  CancelStep = "commit"  // Write its result. If it is erased, keep it in the stream, for EraseHeld.
 	CancelRelease CancelStep = "release" // Send it after all.
+	CancelEnd     CancelStep = "end"     // Its content is overwritten: nothing is to be kept any more.
 )
 
 // CancelRequest is what is asked on topology.CancelSubject.
@@ -52,9 +58,10 @@ type CancelState string
 
 // The answers.
 const (
-	CancelReady       CancelState = "ready"         // To begin.
-	CancelDone        CancelState = "discarded"     // To commit.
-	CancelReleased    CancelState = "released"      // To release.
+	CancelReady       CancelState = "ready"         // To begin and erase.
+	CancelDone        CancelState = "discarded"     // To the commit of what was begun with begin.
+	CancelErased      CancelState = "erased"        // To the commit of what was begun with erase.
+	CancelReleased    CancelState = "released"      // To release and end.
 	CancelBeingSent   CancelState = "being_sent"    // As ErrBeingSent.
 	CancelMayBeBooked CancelState = "may_be_booked" // As ErrMayBeBooked.
 	CancelSettled     CancelState = "settled"       // As ErrSettled.
@@ -70,64 +77,108 @@ type CancelAnswer struct {
 	Detail string      `json:"detail,omitempty"`
 }
 
-// askRelay cancels through the relay that has the right to send; asked is false if there is none that answers.
-func (c Cancellation) askRelay(ctx context.Context, js jetstream.JetStream, w Waiting) (asked bool, err error) {
+// ask takes updates of one partition back through the relay that has the right to send, until there is none that answers.
+// done counts the updates that were told of.
+func (t *takingBack) ask(ctx context.Context, partition int, updates []Waiting) (done int, err error) {
+	for _, w := range updates {
+		now, asked, refused, err := t.askRelay(ctx, partition, w)
+		if err == nil && asked {
+			err = t.ended(now, refused)
+		}
+		if err != nil || !asked {
+			return done, err
+		}
+		done++
+	}
+	return done, nil
+}
+
+// askRelay takes one update back; asked is false if there is no relay that answers.
+func (t *takingBack) askRelay(ctx context.Context, partition int, w Waiting) (now Waiting, asked bool, refused, err error) {
 	patience, cancel := context.WithTimeout(ctx, cancelPatience)
 	defer cancel()
-	request := CancelRequest{Token: randomID(), Seq: w.Seq, StoredAt: w.StoredAt, Reason: c.Reason}
+	request := CancelRequest{Token: randomID(), Seq: w.Seq, StoredAt: w.StoredAt}
 	for {
-		subject, err := cancelSubject(ctx, js, w.Partition)
+		subject, err := t.cancelSubject(ctx, partition)
 		if subject == "" || err != nil {
-			return false, err
+			return w, false, nil, err
 		}
 		request.Step = CancelBegin
-		answer, err := askCancel(ctx, js, subject, request, askPatience)
+		if t.Outcome == update.Erased {
+			request.Step = CancelErase
+		}
+		answer, err := askCancel(ctx, t.js, subject, request, askPatience)
 		if err != nil {
-			return false, err
+			return w, false, nil, err
 		}
 		switch answer.State {
 		case "":
-			return false, nil
+			return w, false, nil, nil
 		case CancelReady:
-			return true, c.through(ctx, js, subject, request, w)
+			now, refused, err = t.through(ctx, subject, request, w)
+			return now, true, refused, err
+		case CancelSettled:
+			refused, err = t.settledBefore(ctx, w)
+			return w, true, refused, err
 		case CancelBeingSent, CancelNotHeld: // A moment later it may be otherwise.
-		case CancelDone, CancelReleased, CancelMayBeBooked, CancelSettled, CancelGone, CancelFailed, CancelUnconfirmed:
-			return true, cancelRefused(w.Seq, answer)
+		case CancelDone, CancelErased, CancelReleased, CancelMayBeBooked, CancelGone, CancelFailed, CancelUnconfirmed:
+			return w, true, t.refused(w.Seq, answer), nil
 		}
 		timer := time.NewTimer(beingSentPause)
 		select {
 		case <-timer.C:
 		case <-patience.Done():
 			timer.Stop()
-			return true, cancelRefused(w.Seq, answer)
+			return w, true, t.refused(w.Seq, answer), context.Cause(ctx)
 		}
 	}
 }
 
 // through writes the audit event and lets the relay settle the update that it keeps back, then takes it out.
-func (c Cancellation) through(ctx context.Context, js jetstream.JetStream, subject string, request CancelRequest, w Waiting) error {
-	if err := c.audit(ctx, w); err != nil {
-		request.Step = CancelRelease
-		_, _ = askCancel(context.WithoutCancel(ctx), js, subject, request, askPatience) // Else it does so by itself, a little later.
-		return err
+func (t *takingBack) through(ctx context.Context, subject string, request CancelRequest, w Waiting) (now Waiting, refused, err error) {
+	say := func(step CancelStep) { // Else the relay does so by itself, a little later.
+		request.Step, request.Reason = step, ""
+		_, _ = askCancel(context.WithoutCancel(ctx), t.js, subject, request, askPatience)
 	}
-	request.Step = CancelCommit
-	answer, err := askCancel(ctx, js, subject, request, commitPatience)
+	now, err = t.read(ctx, w)
+	if err == nil {
+		err = t.audit(ctx, now)
+	}
 	if err != nil {
-		return err
+		say(CancelRelease)
+		if errors.Is(err, ErrNoUpdate) {
+			return now, err, nil
+		}
+		return now, nil, err
+	}
+	request.Step, request.Reason = CancelCommit, t.Reason
+	answer, err := askCancel(ctx, t.js, subject, request, commitPatience)
+	if err != nil {
+		return now, nil, fmt.Errorf("update %d: %w", w.Seq, unconfirmed(err))
+	}
+	want := CancelDone
+	if t.Outcome == update.Erased {
+		want = CancelErased
 	}
 	switch answer.State {
-	case CancelDone:
-		return c.takeOut(ctx, js, w)
+	case want:
+		refused, err = t.takeOut(ctx, now)
+		if t.Outcome == update.Erased {
+			say(CancelEnd)
+		}
+		return now, refused, err
 	case "":
-		return fmt.Errorf("update %d: %w", w.Seq, ErrCancelUnknown)
-	case CancelReady, CancelReleased, CancelBeingSent, CancelMayBeBooked, CancelSettled, CancelGone, CancelNotHeld, CancelFailed, CancelUnconfirmed:
+		return now, fmt.Errorf("update %d: %w", w.Seq, ErrCancelUnknown), nil
+	case CancelSettled:
+		refused, err = t.settledBefore(ctx, now)
+		return now, refused, err
+	case CancelReady, CancelDone, CancelErased, CancelReleased, CancelBeingSent, CancelMayBeBooked, CancelGone, CancelNotHeld, CancelFailed, CancelUnconfirmed:
 	}
-	return cancelRefused(w.Seq, answer)
+	return now, t.refused(w.Seq, answer), nil
 }
 
-// cancelRefused is the error of an answer that is none of those wanted.
-func cancelRefused(seq uint64, answer CancelAnswer) error {
+// refused is the error of an answer that is none of those wanted.
+func (t *takingBack) refused(seq uint64, answer CancelAnswer) error {
 	because := errors.New(answer.Detail)
 	switch answer.State {
 	case CancelBeingSent:
@@ -142,14 +193,18 @@ func cancelRefused(seq uint64, answer CancelAnswer) error {
 		because = ErrRelayRuns
 	case CancelUnconfirmed:
 		because = unconfirmed(because)
-	case CancelFailed, CancelReady, CancelDone, CancelReleased:
+	case CancelFailed:
+		if t.Outcome == update.Erased {
+			because = fmt.Errorf("%w; if it is an older one it cannot erase: run this version of it, or stop every relay of the partition, then try again", because)
+		}
+	case CancelReady, CancelDone, CancelErased, CancelReleased:
 	}
 	return fmt.Errorf("update %d: %w", seq, because)
 }
 
 // cancelSubject is where the holder of a partition listens, "" if nobody has the right to send.
-func cancelSubject(ctx context.Context, js jetstream.JetStream, partition int) (string, error) {
-	h, err := holderOf(ctx, js, partition)
+func (t *takingBack) cancelSubject(ctx context.Context, partition int) (string, error) {
+	h, err := t.holder(ctx, partition)
 	if err != nil || h.Process == "" {
 		return "", err
 	}

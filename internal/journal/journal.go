@@ -177,7 +177,12 @@ func (j *Journal) tellDoubleBooking(ctx context.Context, s *update.Settlement, e
 	data.Outcome = update.DoubleBooked
 	data.DeadLetterSeq = stored.Data.DeadLetterSeq
 	data.Detail = "booked by request " + stored.Data.RequestID + " and again by request " + data.RequestID
-	if stored.Data.Outcome != update.Delivered {
+	switch stored.Data.Outcome {
+	case update.Delivered, update.Replayed, update.DoubleBooked:
+	case update.Discarded, update.Erased:
+		data.Detail = fmt.Sprintf("booked by request %s although an operator had taken it back before: it is %s, and it is in the Vorgang",
+			data.RequestID, stored.Data.Outcome)
+	case update.DeadLettered:
 		data.Detail = fmt.Sprintf("booked by request %s although settled before as dead letter %d (%s): discard that one, do not replay it",
 			data.RequestID, stored.Data.DeadLetterSeq, stored.Data.Reason)
 	}

@@ -73,8 +73,8 @@ func settledKey(msg jetstream.Msg) (key, bool) {
 	outcome, _, _ := strings.Cut(rest, ".")
 	switch update.Outcome(outcome) {
 	case update.Delivered, update.DeadLettered:
-	case update.Discarded: // Of a waiting update that was cancelled; that of a dead letter has another ID.
-	case update.Replayed, update.Erased, update.DoubleBooked:
+	case update.Discarded, update.Erased: // Of a waiting update that was taken back; those of a dead letter have another ID.
+	case update.Replayed, update.DoubleBooked:
 		return key{}, false
 	default:
 		return key{}, false

@@ -119,6 +119,26 @@ func (u *Updates) List(ctx context.Context, f UpdateFilter) iter.Seq2[Waiting, e
 	}
 }
 
+// OfVorgang gives the updates of a Vorgang that wait when it is called, also those whose subject is not valid but names it:
+// the stream's transform did not match them. Each comes once; their order is that of their subjects.
+func (u *Updates) OfVorgang(ctx context.Context, vorgangsnummer string) iter.Seq2[Waiting, error] {
+	return func(yield func(Waiting, error) bool) {
+		state, err := u.state(ctx)
+		if err != nil {
+			yield(Waiting{}, err)
+			return
+		}
+		published := update.SubjectPrefix + vorgangsnummer
+		for _, subject := range []string{topology.StoredSubjects(vorgangsnummer, "*"), published, published + ".>"} {
+			for w, err := range u.walk(ctx, subject, state.FirstSeq, state.LastSeq) {
+				if !yield(w, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
+}
+
 // walk gives the updates of a subject in a range of sequences.
 func (u *Updates) walk(ctx context.Context, subject string, from, to uint64) iter.Seq2[Waiting, error] {
 	return func(yield func(Waiting, error) bool) {

@@ -42,9 +42,10 @@ type Awaited struct {
 	Duplicate bool
 }
 
-// WaitFor gives the end of each update, its settlement or the event that says that an operator cancelled or erased it, in the order they are settled, and ends when all are. It begins at
-// from, which was taken before they were published, so it may be called after all of them were: none is missed. An
-// update that was acknowledged as a duplicate is also looked for in the duplicate window before from.
+// WaitFor gives the end of each update, also that an operator cancelled or erased it, in the order they are settled, and
+// ends when all are. It begins at from, which was taken before they were published, so it may be called after all of them
+// were: none is missed. An update that was acknowledged as a duplicate is also looked for in the duplicate window before
+// from.
 //
 // Updates are told by their sequence, not by the publisher's ID: that one may come again after the duplicate window,
 // and its older result is not the answer. The same sequence given twice is waited for once.

@@ -319,7 +319,7 @@ type noObserver struct{}
 
 func (noObserver) Attempt(update.Kind, error, time.Duration) {}
 func (noObserver) Settled(*update.Settlement)                {}
-func (noObserver) Discarded(update.Kind)                     {}
+func (noObserver) Withdrawn(update.Kind, update.Outcome)     {}
 
 // bench is a relay and what surrounds it.
 type bench struct {

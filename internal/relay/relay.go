@@ -109,8 +109,8 @@ type Observer interface {
 	Attempt(kind update.Kind, err error, took time.Duration)
 	// Settled is one update whose end is written down.
 	Settled(s *update.Settlement)
-	// Discarded is one update that was taken back before it was sent.
-	Discarded(kind update.Kind)
+	// Withdrawn is one update that was taken back before it was sent: discarded or erased.
+	Withdrawn(kind update.Kind, outcome update.Outcome)
 }
 
 // Config is what the pipeline is set to.

@@ -36,7 +36,8 @@ var (
 	ErrUnconfirmed = errors.New("its result may have been written")
 )
 
-// Withdrawal keeps an update from being sent while it is decided whether it is taken back. Commit or Release ends it.
+// Withdrawal keeps an update from being sent while it is decided whether it is taken back. Commit or Release ends it, and
+// LetGo after the Commit of an erasure.
 type Withdrawal struct {
 	// Past is what was done for the update so far, Answers what this process's requests came to.
 	Past    update.Past
@@ -68,11 +69,12 @@ type withdrawals struct {
 
 type withdrawing struct {
 	tenure Tenure
-	done   bool // It has its result.
+	// settled says that it has its result, done that it may leave the stream as well.
+	settled, done bool
 }
 
-// begin notes an update, unless it is noted already.
-func (w *withdrawals) begin(id updateID, t Tenure) bool {
+// begin notes an update, unless it is noted already: ErrInHand or ErrSettled says as what.
+func (w *withdrawals) begin(id updateID, t Tenure) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.some.Store(true)
@@ -84,11 +86,14 @@ func (w *withdrawals) begin(id updateID, t Tenure) bool {
 			delete(w.of, other)
 		}
 	}
-	if w.of[id] != nil {
-		return false
+	switch there := w.of[id]; {
+	case there == nil:
+		w.of[id] = &withdrawing{tenure: t}
+		return nil
+	case there.settled:
+		return ErrSettled
 	}
-	w.of[id] = &withdrawing{tenure: t}
-	return true
+	return ErrInHand
 }
 
 func (w *withdrawals) end(id updateID) {
@@ -97,11 +102,12 @@ func (w *withdrawals) end(id updateID) {
 	delete(w.of, id)
 }
 
-func (w *withdrawals) done(id updateID) {
+// settle notes that an update has its result, and whether it may leave the stream.
+func (w *withdrawals) settle(id updateID, done bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if there := w.of[id]; there != nil {
-		there.done = true
+		there.settled, there.done = true, done
 	}
 }
 
@@ -119,8 +125,8 @@ func (w *withdrawals) look(id updateID, t Tenure) (noted, done bool) {
 	return true, there.done
 }
 
-// Withdraw begins to take back an update that was published by mistake: from here on no request of it begins. It is
-// refused if one was begun whose end is not known. The update need not have been fetched yet.
+// Withdraw begins to take back an update, because it was published by mistake or is to be erased: from here on no request of
+// it begins. It is refused if one was begun whose end is not known. The update need not have been fetched yet.
 //
 // It is safe against a worker that takes the update in the same moment: the update is noted before it is looked whether
 // somebody has it, and whoever takes it looks among the noted ones after that.
@@ -130,8 +136,8 @@ func (r *Relay) Withdraw(t Tenure, subject string, seq uint64, storedAt time.Tim
 	if !t.Held() || r.busy.hasEnded(t) {
 		return nil, ErrNotHeld
 	}
-	if !r.withdrawn.begin(w.id, t) {
-		return nil, ErrInHand
+	if err := r.withdrawn.begin(w.id, t); err != nil {
+		return nil, err
 	}
 	it, place, found := r.lanes.Find(key, w.is)
 	if found {
@@ -161,11 +167,14 @@ func (w *Withdrawal) is(it *item) bool {
 // Release gives the update back: it is sent in its turn.
 func (w *Withdrawal) Release() { w.relay.withdrawn.end(w.id) }
 
-// Commit takes the update back: write writes its result down, with errors as of Journal.Settle, or ErrSettled if it has
+// Commit takes the update back, as Discarded or Erased: write writes its result down, with errors as of Journal.Settle, or ErrSettled if it has
 // one. It goes the way of a request, with a record in the ledger before: a successor that takes over in this very moment
 // waits for the result. While NATS refuses the result, writing it is repeated until ctx ends or the right to send is lost:
 // then it may be there all the same, and the error is ErrUnconfirmed. With any other error nothing was written.
-func (w *Withdrawal) Commit(ctx context.Context, write func(context.Context) error) error {
+//
+// An erased update stays in the stream, and its Vorgang waits, until LetGo: whoever erases it overwrites it there first,
+// which its ack does not.
+func (w *Withdrawal) Commit(ctx context.Context, outcome update.Outcome, write func(context.Context) error) error {
 	r, t := w.relay, w.tenure
 	r.busy.add(t, 1, 1) // A hand-over waits for it.
 	defer r.busy.add(t, -1, -1)
@@ -201,12 +210,21 @@ func (w *Withdrawal) Commit(ctx context.Context, write func(context.Context) err
 		return fmt.Errorf("%w: %w", ErrUnconfirmed, err)
 	}
 	t.Settled(w.id.seq, w.storedAt)
-	r.withdrawn.done(w.id)
-	r.lanes.Hurry(w.key, w.is) // What is behind it need not wait for its next attempt.
 	if settled == nil {
-		r.deps.Observer.Discarded(w.kind)
+		r.deps.Observer.Withdrawn(w.kind, outcome)
 	}
+	if settled == nil && outcome == update.Erased {
+		r.withdrawn.settle(w.id, false)
+		return nil
+	}
+	w.LetGo()
 	return settled
+}
+
+// LetGo lets an update that has its result leave the stream, and what is behind it go on. A second call does nothing.
+func (w *Withdrawal) LetGo() {
+	w.relay.withdrawn.settle(w.id, true)
+	w.relay.lanes.Hurry(w.key, w.is) // What is behind it need not wait for its next attempt.
 }
 
 // withdrawnTurn ends the turn of an update that was taken back, or of which that is just being decided.

@@ -22,7 +22,7 @@ func (b *bench) withdraw(d *fakeDelivery, results *atomic.Int64) error {
 	if err != nil {
 		return err
 	}
-	return w.Commit(context.Background(), func(context.Context) error {
+	return w.Commit(context.Background(), update.Discarded, func(context.Context) error {
 		if slices.ContainsFunc(b.journal.all(), func(s *update.Settlement) bool { return s.Update.Seq == d.Seq() }) {
 			return ErrSettled // As the server says of a second result.
 		}
@@ -96,6 +96,65 @@ func TestWhatIsNotAtTheHeadIsTakenBack(t *testing.T) {
 		}
 		if results.Load() != 2 {
 			t.Errorf("%d results", results.Load())
+		}
+	})
+}
+
+// countWithdrawn notes the outcomes of what was taken back.
+type countWithdrawn struct {
+	noObserver
+
+	mu  sync.Mutex
+	how []update.Outcome
+}
+
+func (c *countWithdrawn) Withdrawn(_ update.Kind, outcome update.Outcome) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.how = append(c.how, outcome)
+}
+
+// An erased update is never sent, and stays in the stream, in front of its lane, until it was overwritten there: an ack would
+// leave its bytes in the servers' files.
+func TestAnErasedUpdateStaysUntilItIsOverwritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		counted := &countWithdrawn{}
+		b := start(t, &fakeAPI{}, nil)
+		b.deps.Observer = counted // Nothing was accepted yet.
+		first, second, third := comments(1, "1"), comments(2, "1"), comments(3, "2")
+		w, err := b.Withdraw(b.tenure, first.Subject(), first.Seq(), first.StoredAt())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Accept(first)
+		b.Accept(second)
+		b.Accept(third)
+		results := 0
+		if err := w.Commit(t.Context(), update.Erased, func(context.Context) error { results++; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		<-third.acked
+		time.Sleep(time.Minute)
+		select {
+		case <-first.acked:
+			t.Error("it is acknowledged before it is overwritten")
+		default:
+		}
+		if got := b.bodies(); !slices.Equal(got, []string{`["comment 3"]`}) {
+			t.Errorf("sent %v", got)
+		}
+		if _, err := b.Withdraw(b.tenure, first.Subject(), first.Seq(), first.StoredAt()); !errors.Is(err, ErrSettled) {
+			t.Errorf("taken back again: %v", err)
+		}
+		w.LetGo()
+		<-first.acked
+		<-second.acked
+		w.LetGo() // A second time nothing happens.
+		if got := b.bodies(); !slices.Equal(got, []string{`["comment 3"]`, `["comment 2"]`}) || results != 1 {
+			t.Errorf("sent %v, %d results", got, results)
+		}
+		if !slices.Equal(counted.how, []update.Outcome{update.Erased}) {
+			t.Errorf("counted %v", counted.how)
 		}
 	})
 }
@@ -221,7 +280,7 @@ func TestARefusedResultIsWrittenAgain(t *testing.T) {
 		}
 		b.Accept(d)
 		tries := 0
-		if err := w.Commit(t.Context(), func(context.Context) error {
+		if err := w.Commit(t.Context(), update.Discarded, func(context.Context) error {
 			if tries++; tries < 4 {
 				return &fault.Error{Kind: fault.Systemic, Reason: fault.Storage, Detail: "full"}
 			}
@@ -251,7 +310,7 @@ func TestACutShortResultIsUnconfirmed(t *testing.T) {
 		}
 		b.Accept(d)
 		ctx, cut := context.WithCancel(t.Context())
-		if err := w.Commit(ctx, func(ctx context.Context) error {
+		if err := w.Commit(ctx, update.Discarded, func(ctx context.Context) error {
 			cut()
 			return &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx)}
 		}); !errors.Is(err, ErrUnconfirmed) {

@@ -100,7 +100,7 @@ func NewMetrics(build BuildInfo) *Metrics {
 // begin makes every series that may come.
 func (m *Metrics) begin() {
 	for _, kind := range kinds() {
-		for _, outcome := range []update.Outcome{update.Delivered, update.Discarded, update.DoubleBooked} {
+		for _, outcome := range []update.Outcome{update.Delivered, update.Discarded, update.Erased, update.DoubleBooked} {
 			m.updates.WithLabelValues(string(kind), string(outcome), noReason)
 		}
 		for _, reason := range fault.DeadLetterReasons() {

@@ -93,7 +93,7 @@ func TestEverySeriesIsThereFromTheStart(t *testing.T) {
 	kinds, deadLetters, holds := 3, len(fault.DeadLetterReasons()), len(fault.HoldReasons())
 	want := map[string]int{
 		"kexrelay_build_info":                   1,
-		"kexrelay_updates_total":                kinds * (3 + deadLetters), // What a relay can tell: delivered, discarded, double_booked.
+		"kexrelay_updates_total":                kinds * (4 + deadLetters), // What a relay can tell: delivered, discarded, erased, double_booked.
 		"kexrelay_attempts_total":               2 * len(telemetry.Classes()),
 		"kexrelay_attempt_duration_seconds":     2 * 2, // Count and sum.
 		"kexrelay_unknown_outcomes_total":       2,

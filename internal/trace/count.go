@@ -90,6 +90,7 @@ func (c *Count) Add(e journal.EventData) {
 		settlement = e.DeadLetterSeq == 0 // Of an update that waited.
 	case update.Erased:
 		day.Erased++
+		settlement = e.DeadLetterSeq == 0 // As above.
 	case update.DoubleBooked:
 		day.DoubleBooked++
 	}

@@ -30,14 +30,15 @@ func TestEachUpdateCountsOnceAsPublishedAndWhereItEnded(t *testing.T) {
 		{Outcome: update.Discarded, Kind: update.Document, ReceivedAt: after, SettledAt: after},
 		{Outcome: update.Discarded, Kind: update.Document, SettledAt: after, DeadLetterSeq: 2},
 		{Outcome: update.Erased, Kind: update.Document, SettledAt: after, DeadLetterSeq: 3},
+		{Outcome: update.Erased, Kind: update.Document, ReceivedAt: evening, SettledAt: after},
 		{Outcome: update.Delivered, Kind: update.Document, ReceivedAt: evening.AddDate(0, 0, -1), SettledAt: evening},
 	} {
 		count.Add(e)
 	}
 	want := []trace.Day{
-		{Day: "2026-11-21", Published: 3, Delivered: 2, Documents: 2, DeadLettered: 1},
+		{Day: "2026-11-21", Published: 4, Delivered: 2, Documents: 2, DeadLettered: 1},
 		{
-			Day: "2026-11-22", Published: 1, Delivered: 2, Documents: 1, Comments: 1, Replayed: 1, Discarded: 2, Erased: 1,
+			Day: "2026-11-22", Published: 1, Delivered: 2, Documents: 1, Comments: 1, Replayed: 1, Discarded: 2, Erased: 2,
 			PossibleDuplicates: 1, DoubleBooked: 1,
 		},
 	}

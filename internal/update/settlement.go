@@ -10,7 +10,8 @@ import (
 // metric labels.
 type Outcome string
 
-// The outcomes: two settlements, then notices about an update that was settled before.
+// The outcomes: two settlements, then notices about an update that was settled before. Discarded and Erased are settlements
+// too, of updates that an operator took back before they were sent.
 const (
 	Delivered    Outcome = "delivered"
 	DeadLettered Outcome = "deadlettered"
