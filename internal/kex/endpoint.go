@@ -42,7 +42,7 @@ type token struct {
 func newToken(value string, fetched time.Time, lifetime time.Duration) *token {
 	slack := min(lifetime/10, 5*time.Second)
 	ahead := min(lifetime/3, 5*time.Minute)
-	ahead -= rand.N(ahead*3/10 + 1)
+	ahead -= rand.N(ahead*3/10 + 1) //nolint:gosec // G404: jitter.
 	expiry := fetched.Add(lifetime)
 	return &token{
 		header:  []string{"Bearer " + value},
@@ -250,7 +250,7 @@ func newTraceID(prefix string) string {
 	const digits = "0123456789abcdef"
 	id := make([]byte, 0, len(prefix)+16)
 	id = append(id, prefix...)
-	for n, i := rand.Uint64(), 0; i < 16; i++ {
+	for n, i := rand.Uint64(), 0; i < 16; i++ { //nolint:gosec // G404: an ID, unique but no secret.
 		id = append(id, digits[n&15])
 		n >>= 4
 	}

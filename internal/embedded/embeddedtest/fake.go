@@ -1,6 +1,7 @@
 package embeddedtest
 
 import (
+	"context"
 	"net"
 	"sync"
 )
@@ -13,7 +14,8 @@ const Greeting = `INFO {"server_id":"FAKE","server_name":"fake","version":"2.14.
 // handle returns, the connection is closed. It gives the URL.
 func RunFake(tb TB, handle func(net.Conn)) string {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	var lc net.ListenConfig
+	l, err := lc.Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatalf("listening: %v", err)
 	}
