@@ -59,7 +59,9 @@ func (c *deadLettersReplayCommand) warn(plan *deadletter.Plan) {
 	if c.output.json || c.output.format == formatJSON {
 		return // The objects say it.
 	}
-	say := func(format string, args ...any) { fmt.Fprintf(c.env.stderr, "kexrelay: "+format+"\n", args...) }
+	say := func(format string, args ...any) {
+		fmt.Fprintln(c.env.stderr, "kexrelay:", printable(fmt.Sprintf(format, args...)))
+	}
 	if run := plan.Continues; run != nil {
 		by := ""
 		if run.By != "" {

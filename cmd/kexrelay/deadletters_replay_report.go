@@ -175,7 +175,7 @@ func (r *replayReport) progress(now deadletter.Progress) {
 		if line := fmt.Sprintf("kexrelay: %s: %s", waits, why); line != r.said {
 			r.said = line
 			r.bar.clear()
-			fmt.Fprintln(r.c.env.stderr, line)
+			fmt.Fprintln(r.c.env.stderr, printable(line))
 		}
 	})
 }
@@ -202,7 +202,9 @@ func whyNothingMoves(ctx context.Context, env *environment, cmd *cobra.Command) 
 
 // summary says how it ended.
 func (r *replayReport) summary(report deadletter.Report, err error) {
-	say := func(format string, args ...any) { fmt.Fprintf(r.c.env.stderr, "kexrelay: "+format+"\n", args...) }
+	say := func(format string, args ...any) {
+		fmt.Fprintln(r.c.env.stderr, "kexrelay:", printable(fmt.Sprintf(format, args...)))
+	}
 	if sent := summaryWords(report, r.c.wait == 0); sent != "" {
 		say("%s", sent)
 	}

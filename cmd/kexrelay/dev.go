@@ -80,6 +80,7 @@ func (c *devCommand) run(ctx context.Context) (err error) {
 		return err
 	}
 	logger := slog.New(newWayHandler(c.out, c.env.colour(c.env.stdout)))
+	takeLibraryLog(logger)
 	go func() {
 		ended <- app.Run(ctx, app.Options{
 			Config: settings, Logger: logger, Build: telemetryBuild(),

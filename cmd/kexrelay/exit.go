@@ -48,7 +48,7 @@ func exitCode(ctx context.Context, err error, stderr io.Writer) int {
 	}
 	if exit, ok := errors.AsType[*exitError](err); ok {
 		if text := exit.Error(); text != "" {
-			fmt.Fprintln(stderr, "kexrelay:", text)
+			fmt.Fprintln(stderr, "kexrelay:", harmless(text)) // A server's words may be in it.
 		}
 		return exit.code
 	}
@@ -56,6 +56,6 @@ func exitCode(ctx context.Context, err error, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "kexrelay: interrupted")
 		return exitInterrupted
 	}
-	fmt.Fprintln(stderr, "kexrelay:", err)
+	fmt.Fprintln(stderr, "kexrelay:", harmless(err.Error()))
 	return exitFailed
 }

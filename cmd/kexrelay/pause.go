@@ -248,5 +248,5 @@ func (r *pauseReport) printResumed(p *printer) error {
 	if len(r.StillHeld) == 0 {
 		return nil
 	}
-	return p.line("%s: %s; kexrelay status says more", p.paint(bad, "still held"), strings.Join(r.StillHeld, ", "))
+	return p.line("%s: %s; kexrelay status says more", p.paint(bad, "still held"), printable(strings.Join(r.StillHeld, ", ")))
 }

@@ -230,14 +230,14 @@ func (r *publishing) reportStored(line *published) error {
 func (r *publishing) fail(one item, err error) error {
 	r.failed++
 	r.bar.clear()
-	fmt.Fprintf(r.env.stderr, "kexrelay: %s: not published: %v\n", printable(one.name), err)
+	fmt.Fprintf(r.env.stderr, "kexrelay: %s: not published: %s\n", printable(one.name), harmless(err.Error()))
 	return r.report.failure(unpublished{File: one.file, Vorgangsnummer: r.vorgang, Kind: r.kind, Error: err.Error()})
 }
 
 // waits says why an item is not stored yet: nobody should look at a command that only seems to hang.
 func (r *publishing) waits(why error) {
 	r.bar.clear()
-	fmt.Fprintf(r.env.stderr, "kexrelay: waiting, and trying again: %v\n", why)
+	fmt.Fprintf(r.env.stderr, "kexrelay: waiting, and trying again: %s\n", harmless(why.Error()))
 }
 
 // hopeless reports whether an error would hit every item alike.
@@ -287,7 +287,7 @@ func (r *publishing) one(ctx context.Context, one item) (*published, error) {
 func (r *publishing) remove(ctx context.Context, o *update.Object) {
 	if err := r.documents.TakeBack(context.WithoutCancel(ctx), o); err != nil {
 		r.bar.clear()
-		fmt.Fprintf(r.env.stderr, "kexrelay: the stored document is not needed and could not be removed; it goes after a day: %v\n", err)
+		fmt.Fprintf(r.env.stderr, "kexrelay: the stored document is not needed and could not be removed; it goes after a day: %s\n", harmless(err.Error()))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -20,6 +21,7 @@ func run(args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int 
 	defer stop()
 	context.AfterFunc(ctx, stop) // from now on the default action of a second signal is back
 
+	takeLibraryLog(slog.New(slog.DiscardHandler)) // A command that works says nothing; serve has a log.
 	env := &environment{environ: environ, stdin: stdin, stdout: stdout, stderr: stderr}
 	root := newRootCommand(env)
 	root.SetArgs(args)

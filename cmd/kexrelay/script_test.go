@@ -48,6 +48,9 @@ func TestMain(m *testing.M) {
 //	asked                        waits until something was swallowed
 //	published [TEXT...]          some update's body or headers in the stream must contain each text
 //	sequences FILE               writes the last sequence of every stream into a file
+//	noisy                        copies of what is in NATS come beside it, with escape sequences in their texts
+//	harmless [FILE...]           nothing in what the last command printed, and in the files, could steer a terminal
+//	fakenats KIND                starts what only looks like a nats-server; NATS_URL says where
 //	nocanary FILE...             none of the texts in the files may be in what the last command printed
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -86,6 +89,9 @@ func TestScripts(t *testing.T) {
 			"stored":     cmdStored,
 			"sequences":  cmdSequences,
 			"nocanary":   cmdNoCanary,
+			"noisy":      cmdNoisy,
+			"harmless":   cmdHarmless,
+			"fakenats":   cmdFakeNATS,
 		},
 	})
 }

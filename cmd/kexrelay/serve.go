@@ -51,6 +51,7 @@ being sent, then ends; a second one ends at once.`,
 				Level: settings.Log.Level, Format: telemetry.Format(settings.Log.Format),
 				Terminal: terminal(env.stderr), NoColor: !env.colour(env.stderr),
 			})
+			takeLibraryLog(logger)
 			room := tuneMemory(env, logger)
 			defer runtime.KeepAlive(room)
 			logger.Info("starting", slog.String("version", buildVersion()), slog.Any("config", settings))

@@ -180,7 +180,7 @@ func (c *setupCommand) setUp(ctx context.Context, settings config.Connection, op
 		}
 		if !slices.Contains(told, err.Error()) {
 			told = append(told, err.Error())
-			fmt.Fprintf(c.env.stderr, "kexrelay: %v; trying on for %s\n", err, duration(time.Until(deadline)))
+			fmt.Fprintf(c.env.stderr, "kexrelay: %s; trying on for %s\n", harmless(err.Error()), duration(time.Until(deadline)))
 		}
 		select {
 		case <-time.After(setupPause):
@@ -226,12 +226,12 @@ func printReport(p *printer, report topology.Report) error {
 			return err
 		}
 		for _, change := range thing.Changes {
-			if err := p.line("    %s", change); err != nil {
+			if err := p.line("    %s", printable(change.String())); err != nil {
 				return err
 			}
 		}
 		if thing.Note != "" {
-			if err := p.line("    %s", thing.Note); err != nil {
+			if err := p.line("    %s", printable(thing.Note)); err != nil {
 				return err
 			}
 		}

@@ -164,6 +164,15 @@ func shortenStart(text string, width int) string {
 	return "…" + string(runes[len(runes)-width+1:])
 }
 
+// harmless is printable for a text of several lines, as errors are.
+func harmless(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		lines[i] = printable(line)
+	}
+	return strings.Join(lines, "\n")
+}
+
 // printable replaces what could move a terminal's cursor or break a row: data may come from anybody who publishes.
 func printable(text string) string {
 	return strings.Map(func(r rune) rune {

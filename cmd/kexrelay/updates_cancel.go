@@ -82,7 +82,7 @@ func (c *updatesCancelCommand) run(cmd *cobra.Command, arg string) error {
 		return err
 	}
 	if !c.yes {
-		fmt.Fprintf(c.env.stderr, "Take back update %d (%s for Vorgang %s, %s)? [y/N] ", w.Seq, w.Kind, w.Vorgangsnummer, printable(w.UpdateID))
+		fmt.Fprintf(c.env.stderr, "Take back update %d (%s for Vorgang %s, %s)? [y/N] ", w.Seq, printable(string(w.Kind)), printable(w.Vorgangsnummer), printable(w.UpdateID))
 		answer, err := readAnswer(ctx, c.env)
 		if err != nil {
 			return err

@@ -69,7 +69,10 @@ func (c *Claims) olderThan(ctx context.Context, before time.Time, limit int) ([]
 		key := msg.Subject()[len(prefix):]
 		if seen++; len(keys) < limit {
 			keys = append(keys, key)
-		} else if place := rand.N(seen); place < limit { // The n-th one replaces another with the chance limit/n.
+			continue
+		}
+		// The n-th one replaces another with the chance limit/n.
+		if place := rand.N(seen); place < limit { //nolint:gosec // G404: any fair choice does.
 			keys[place] = key
 		}
 	}

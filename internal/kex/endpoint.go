@@ -1,6 +1,7 @@
 package kex
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -41,7 +42,7 @@ type token struct {
 func newToken(value string, fetched time.Time, lifetime time.Duration) *token {
 	slack := min(lifetime/10, 5*time.Second)
 	ahead := min(lifetime/3, 5*time.Minute)
-	ahead -= rand.N(ahead*3/10 + 1)
+	ahead -= rand.N(ahead*3/10 + 1) //nolint:gosec // G404: jitter.
 	expiry := fetched.Add(lifetime)
 	return &token{
 		header:  []string{"Bearer " + value},
@@ -195,21 +196,53 @@ func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	out.Header["X-TraceId"] = []string{newTraceID(t.tracePrefix)}
 	out.Header.Set("User-Agent", t.userAgent)
 	out.Header.Set("Accept", "application/json")
-	resp, err := t.next.RoundTrip(out)
+	ctx, cancel := context.WithCancel(req.Context())
+	resp, err := t.next.RoundTrip(out.WithContext(ctx))
 	if err != nil {
+		cancel()
 		return nil, err
 	}
 	if resp.StatusCode/100 == 3 {
 		resp.Header.Del("Location") // So http.Client cannot follow it: the secret goes to the configured address alone.
 	}
-	resp.Body = limitedBody{Reader: io.LimitReader(resp.Body, maxAnswer), Closer: resp.Body}
+	if resp.StatusCode/100 != 2 {
+		resp.Body = io.NopCloser(bytes.NewReader(readRefusal(resp, cancel)))
+		cancel()
+		return resp, nil
+	}
+	resp.Body = limitedBody{Reader: io.LimitReader(resp.Body, maxAnswer), body: resp.Body, cancel: cancel}
 	return resp, nil
+}
+
+// readRefusal gives what an answer without a token says, as far as it can be read soon, and closes it; cancel is called
+// if that takes too long. The status line has decided: a body that is slow, broken or compressed makes no outage of a
+// rejected client.
+func readRefusal(resp *http.Response, cancel func()) []byte {
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode < 200 { // 101: the "body" is the connection and never ends.
+		return nil
+	}
+	timer := time.AfterFunc(answerTime, cancel)
+	defer timer.Stop()
+	said, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if resp.Header.Get("Content-Encoding") != "" { // Nobody asked for that; compressed bytes tell nothing.
+		return nil
+	}
+	return said
 }
 
 // limitedBody is an answer's body up to a bound; what is longer is no token answer.
 type limitedBody struct {
 	io.Reader
-	io.Closer
+
+	body   io.Closer
+	cancel func()
+}
+
+// Close ends the call.
+func (b limitedBody) Close() error {
+	defer b.cancel()
+	return b.body.Close()
 }
 
 // newTraceID makes the ID of a request that belongs to no update.
@@ -217,7 +250,7 @@ func newTraceID(prefix string) string {
 	const digits = "0123456789abcdef"
 	id := make([]byte, 0, len(prefix)+16)
 	id = append(id, prefix...)
-	for n, i := rand.Uint64(), 0; i < 16; i++ {
+	for n, i := rand.Uint64(), 0; i < 16; i++ { //nolint:gosec // G404: an ID, unique but no secret.
 		id = append(id, digits[n&15])
 		n >>= 4
 	}

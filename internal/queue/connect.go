@@ -286,6 +286,8 @@ func connectError(servers string, err error) error {
 	switch {
 	case errors.Is(err, nats.ErrNoServers):
 		return fmt.Errorf("no NATS server answers at %s; start one or name another (--server, NATS_URL, --context): %w", servers, err)
+	case errors.Is(err, errGreeting), errors.Is(err, nats.ErrNoInfoReceived):
+		return fmt.Errorf("what answers at %s is no NATS server; check the address and its port (--server, NATS_URL, --context): %w", servers, err)
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
 		return fmt.Errorf("NATS at %s refuses the credentials; check --creds, --nkey, --user or the context: %w", servers, err)
 	case errors.Is(err, nats.ErrSecureConnRequired), errors.Is(err, nats.ErrSecureConnWanted):

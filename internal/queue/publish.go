@@ -137,7 +137,7 @@ func (p *Publisher) try(ctx context.Context, message *nats.Msg) (*jetstream.PubA
 
 // pause waits for the next try: a while, with jitter, and for the connection.
 func (p *Publisher) pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d/2 + rand.N(d/2))
+	timer := time.NewTimer(d/2 + rand.N(d/2)) //nolint:gosec // G404: jitter.
 	defer timer.Stop()
 	select {
 	case <-timer.C:

@@ -169,8 +169,8 @@ func (p *plan) chance(key string, n int) *rand.Rand {
 		hash = (hash ^ uint64(key[i])) * prime
 	}
 	// Neighbouring n must not give neighbouring states.
-	mixed := (uint64(n) + hash) * 0x9e3779b97f4a7c15 //nolint:gosec // A count is never negative.
-	return rand.New(rand.NewPCG(p.seed^hash, mixed^mixed>>32))
+	mixed := (uint64(n) + hash) * 0x9e3779b97f4a7c15           //nolint:gosec // A count is never negative.
+	return rand.New(rand.NewPCG(p.seed^hash, mixed^mixed>>32)) //nolint:gosec // G404: made to repeat itself.
 }
 
 // update decides the fate of an authenticated update.

@@ -17,7 +17,7 @@ func FreePort(t TB) int {
 	const first, count, names = 12000, 20000, "@kexrelay-test-port-"
 	var config net.ListenConfig
 	for {
-		number := first + rand.IntN(count)
+		number := first + rand.IntN(count) //nolint:gosec // G404: a free port is no secret.
 		port := strconv.Itoa(number)
 		name, err := config.Listen(context.Background(), "unix", names+port)
 		if errors.Is(err, syscall.EADDRINUSE) {
