@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"io"
 	"maps"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,7 +15,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"kexrelay/internal/embedded/embeddedtest"
 	"kexrelay/internal/topology"
 	"kexrelay/internal/update"
 )
@@ -137,18 +134,4 @@ func cmdHarmless(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("a foreign text begins a line of %s:\n%s", name, text)
 		}
 	}
-}
-
-// cmdFakeNATS starts something that greets as a nats-server does, and then refuses with noise (ERR).
-func cmdFakeNATS(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 || args[0] != "ERR" {
-		ts.Fatalf("usage: fakenats ERR")
-	}
-	refusal := "-ERR 'Authorization " + strings.NewReplacer("\r", "", "\n", "").Replace(noise) + "'\r\n"
-	ts.Setenv("NATS_URL", embeddedtest.RunFake(scriptTB{ts}, func(conn net.Conn) {
-		_, _ = io.WriteString(conn, embeddedtest.Greeting)
-		_, _ = conn.Read(make([]byte, 1<<10))
-		_, _ = io.WriteString(conn, refusal)
-		_, _ = io.Copy(io.Discard, conn)
-	}))
 }

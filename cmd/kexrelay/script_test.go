@@ -50,7 +50,9 @@ func TestMain(m *testing.M) {
 //	sequences FILE               writes the last sequence of every stream into a file
 //	noisy                        copies of what is in NATS come beside it, with escape sequences in their texts
 //	harmless [FILE...]           nothing in what the last command printed, and in the files, could steer a terminal
-//	fakenats KIND                starts what only looks like a nats-server; NATS_URL says where
+//	fakenats ERR|NONE            starts what only looks like a nats-server, or one nobody may connect to; NATS_URL says where
+//	untouched                    nobody has connected to it
+//	badfiles                     writes good and bad files of every kind
 //	nocanary FILE...             none of the texts in the files may be in what the last command printed
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -62,6 +64,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("XDG_CONFIG_HOME", filepath.Join(home, ".config")) // Where the nats CLI's contexts are.
 			env.Setenv("TZ", "UTC")
 			env.Values[startedKey{}] = started{}
+			env.Values[touchedKey{}] = &atomic.Int32{}
 			env.Values[unansweredKey{}] = &atomic.Pointer[nats.Subscription]{}
 			return os.Mkdir(home, 0o700)
 		},
@@ -92,6 +95,8 @@ func TestScripts(t *testing.T) {
 			"noisy":      cmdNoisy,
 			"harmless":   cmdHarmless,
 			"fakenats":   cmdFakeNATS,
+			"untouched":  cmdUntouched,
+			"badfiles":   cmdBadFiles,
 		},
 	})
 }

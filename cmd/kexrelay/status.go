@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -106,14 +107,16 @@ func (c *statusCommand) run(cmd *cobra.Command) error {
 
 func newStatus() *status { return &status{CheckedAt: time.Now().UTC(), Holds: []journal.Hold{}} }
 
-// look asks for everything once. The error is ctx's end.
+// look asks for everything once. The error is ctx's end, or wrong settings of the connection.
 func (c *statusCommand) look(ctx context.Context, settings config.Connection) (*status, error) {
 	asking, cancel := context.WithTimeout(ctx, statusPatience)
 	defer cancel()
 	found := newStatus()
 	if c.conn == nil {
 		c.inTurn = false
-		c.connect(asking, settings, found, c.isDenied)
+		if err := c.connect(asking, settings, found, c.isDenied); err != nil {
+			return nil, err
+		}
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -133,14 +136,18 @@ func (c *statusCommand) look(ctx context.Context, settings config.Connection) (*
 	return found, nil
 }
 
-// connect connects, or notes why not.
-func (c *statusCommand) connect(ctx context.Context, settings config.Connection, found *status, denied func(subject string)) {
+// connect connects, or notes why not. It is an error only if the settings are wrong: of those NATS knows nothing.
+func (c *statusCommand) connect(ctx context.Context, settings config.Connection, found *status, denied func(subject string)) error {
 	conn, err := dialTold(ctx, c.env, settings, denied)
 	if err != nil {
 		found.NATS.Problem = err.Error()
-		return
+		if errors.Is(err, queue.ErrSettings) {
+			return err
+		}
+		return nil
 	}
 	c.conn = conn
+	return nil
 }
 
 // ask asks for every part, side by side: one that is not answered keeps none waiting. What is refused is not answered either,
@@ -168,7 +175,7 @@ func (c *statusCommand) ask(ctx context.Context, settings config.Connection) *st
 		disconnect(ctx, c.conn)
 		c.conn, found = nil, newStatus()
 		tell := c.denials.Listen()
-		c.connect(ctx, settings, found, func(subject string) {
+		_ = c.connect(ctx, settings, found, func(subject string) { // It is noted: the settings were right a moment ago.
 			c.isDenied(subject)
 			tell(subject)
 		})

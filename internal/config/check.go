@@ -2,8 +2,6 @@ package config
 
 import (
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -99,12 +97,12 @@ func (l *loader) checkConnection(set OptionSet) {
 	}
 	l.checkReadable(keyCreds, n.Creds)
 	l.checkReadable(keyNKey, n.NKey)
-	l.checkReadable(keyTLSKey, n.TLSKey)
+	l.checkKey(keyTLSKey, n.TLSKey)
 	l.checkCertificates(keyTLSCert, n.TLSCert)
 	l.checkCertificates(keyTLSCA, n.TLSCA)
 	if n.TLSCert != "" && n.TLSKey != "" && l.right(keyTLSCert, keyTLSKey) {
 		if _, err := tls.LoadX509KeyPair(n.TLSCert, n.TLSKey); err != nil {
-			l.failValue(keyTLSCert, "is a certificate "+l.given[keyTLSKey].name+" does not fit, or the key is encrypted")
+			l.failValue(keyTLSCert, "is a certificate "+l.given[keyTLSKey].name+" does not fit")
 		}
 	}
 	if set&KEXOptions == 0 || n.Context != "" {
@@ -119,31 +117,5 @@ func (l *loader) checkConnection(set OptionSet) {
 	}
 	if l.has(keyPassword) && !l.has(keyUser) {
 		l.fail(keyUser, "is required with "+l.options[keyPassword].Env)
-	}
-}
-
-// checkReadable wants a file that can be read and is not empty.
-func (l *loader) checkReadable(key, path string) {
-	if path == "" || !l.right(key) {
-		return
-	}
-	data, err := readBounded(path, maxFile)
-	if err == nil && len(data) == 0 {
-		err = errors.New("is an empty file")
-	}
-	if err != nil {
-		l.failValue(key, err.Error())
-	}
-}
-
-// checkCertificates wants a file with a PEM certificate.
-func (l *loader) checkCertificates(key, path string) {
-	l.checkReadable(key, path)
-	if path == "" || !l.right(key) {
-		return
-	}
-	data, err := readBounded(path, maxFile)
-	if err != nil || !x509.NewCertPool().AppendCertsFromPEM(data) {
-		l.failValue(key, "is a file without a PEM certificate")
 	}
 }

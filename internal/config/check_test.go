@@ -1,6 +1,8 @@
 package config_test
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,7 +16,19 @@ func TestOptionsAreCheckedAgainstEachOther(t *testing.T) {
 	cert, key := certificate(t)
 	_, otherKey := certificate(t)
 	text := writeFile(t, "text", "no certificate\n")
-	empty := writeFile(t, "empty", "")
+	empty, blank := writeFile(t, "empty", ""), writeFile(t, "blank", " \n\t\n")
+	missing := filepath.Join(filepath.Dir(empty), "missing")
+	block := func(kind, more string) string {
+		return "-----BEGIN " + kind + "-----\n" + more + "QUJD\n-----END " + kind + "-----\n"
+	}
+	encrypted := writeFile(t, "encrypted", block("ENCRYPTED PRIVATE KEY", ""))
+	encryptedOld := writeFile(t, "old", block("EC PRIVATE KEY", "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n"))
+	malformedKey := writeFile(t, "malformed.key", block("PRIVATE KEY", ""))
+	pem := read(t, cert)
+	malformed := writeFile(t, "malformed", pem+block("CERTIFICATE", ""))
+	cutOff := writeFile(t, "cut", pem+pem[:len(pem)/2])
+	both, two := writeFile(t, "both", read(t, key)+pem), writeFile(t, "two", "# ours\n"+pem+"# theirs\n"+pem)
+	marked, latin := writeFile(t, "marked", "\ufeffsecret\n"), writeFile(t, "latin", "gr\xfcn")
 	embedded := func(more ...string) []string {
 		return append([]string{"KEXRELAY_EMBEDDED", "true", "KEXRELAY_EMBEDDED_DIR", "data"}, more...)
 	}
@@ -58,7 +72,7 @@ func TestOptionsAreCheckedAgainstEachOther(t *testing.T) {
 		},
 		"secret's file empty": {
 			[]string{"KEX_CLIENT_SECRET", "", "KEX_CLIENT_SECRET_FILE", empty},
-			`KEX_CLIENT_SECRET_FILE: is an empty file`,
+			`KEX_CLIENT_SECRET_FILE: "` + empty + `" is an empty file`,
 		},
 		"actor without subject": {
 			[]string{"KEX_IMPERSONATE_ACTOR", "ABC12"},
@@ -78,7 +92,47 @@ func TestOptionsAreCheckedAgainstEachOther(t *testing.T) {
 		},
 		"another's key": {
 			[]string{"NATS_CERT", cert, "NATS_KEY", otherKey},
-			`NATS_CERT: "` + cert + `" is a certificate NATS_KEY does not fit, or the key is encrypted`,
+			`NATS_CERT: "` + cert + `" is a certificate NATS_KEY does not fit`,
+		},
+		"key without PEM": {
+			[]string{"NATS_CERT", cert, "NATS_KEY", text}, `NATS_KEY: "` + text + `" is a file without a private key in PEM form`,
+		},
+		"key that is a certificate": {
+			[]string{"NATS_CERT", cert, "NATS_KEY", cert}, `NATS_KEY: "` + cert + `" is a file without a private key in PEM form`,
+		},
+		"encrypted key": {
+			[]string{"NATS_CERT", cert, "NATS_KEY", encrypted},
+			`NATS_KEY: "` + encrypted + `" is an encrypted key, which nobody could give a passphrase for; protect a plain one by its file's mode`,
+		},
+		"encrypted key of old": {
+			[]string{"NATS_CERT", cert, "NATS_KEY", encryptedOld},
+			`NATS_KEY: "` + encryptedOld + `" is an encrypted key, which nobody could give a passphrase for; protect a plain one by its file's mode`,
+		},
+		"malformed key": {
+			[]string{"NATS_CERT", cert, "NATS_KEY", malformedKey}, `NATS_KEY: "` + malformedKey + `" is a file with a malformed private key`,
+		},
+		"malformed key whose certificate is the context's": {
+			[]string{"NATS_KEY", malformedKey, "NATS_CONTEXT", "prod"}, `NATS_KEY: "` + malformedKey + `" is a file with a malformed private key`,
+		},
+		"second certificate malformed": {
+			[]string{"NATS_CA", malformed}, `NATS_CA: "` + malformed + `" is a file whose certificate number 2 is malformed`,
+		},
+		"second certificate cut off": {
+			[]string{"KEX_CA_FILE", cutOff}, `KEX_CA_FILE: "` + cutOff + `" is a file with a PEM certificate that is cut off or malformed`,
+		},
+		"certificate of blanks":        {[]string{"NATS_CA", blank}, `NATS_CA: "` + blank + `" is an empty file`},
+		"key beside its certificate":   {env: []string{"NATS_CERT", both, "NATS_KEY", both}},
+		"two certificates and remarks": {env: []string{"KEX_CA_FILE", two}},
+		"secret with a byte order mark": {
+			[]string{"KEX_CLIENT_SECRET", "", "KEX_CLIENT_SECRET_FILE", marked},
+			`KEX_CLIENT_SECRET_FILE: "` + marked + `" is a file that begins with a byte order mark, as some editors write it; save it without`,
+		},
+		"secret that is no UTF-8": {
+			[]string{"KEX_CLIENT_SECRET", "", "KEX_CLIENT_SECRET_FILE", latin},
+			`KEX_CLIENT_SECRET_FILE: "` + latin + `" is a file whose content is no UTF-8`,
+		},
+		"a file missing where others are": {
+			[]string{"NATS_CREDS", missing}, `NATS_CREDS: "` + missing + `" is a file that does not exist`,
 		},
 		"user as token": {env: []string{"NATS_USER", "token"}},
 		"password without user": {
@@ -125,6 +179,15 @@ func TestOptionsAreCheckedAgainstEachOther(t *testing.T) {
 			}
 		})
 	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }
 
 func TestPlainHTTPNeedsLoopbackOrConsent(t *testing.T) {

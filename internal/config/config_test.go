@@ -187,7 +187,7 @@ func samples(t *testing.T) map[string]string {
 		"kex.client-id": "client-2", "kex.client-secret": "other", "kex.client-secret-file": content,
 		"kex.scopes": "one two impersonieren", "kex.impersonate-subject": "ABC12", "kex.impersonate-actor": "DEF34",
 		"kex.request-timeout": "20s", "kex.ca-file": cert, "insecure-http": "true",
-		"config": writeFile(t, "empty.yaml", ""), "name": "prod", "source": "urn:kexrelay:elsewhere",
+		"config": writeFile(t, "comment.yaml", "# nothing\n"), "name": "prod", "source": "urn:kexrelay:elsewhere",
 		"trace-prefix": "abc", "concurrency": "8", "rate": "2.5", "retry-initial": "1s",
 		"retry-max-interval": "2m", "retry-budget": "1h", "unknown-outcome": "park", "max-inflight-bytes": "64MB",
 		"shutdown-timeout": "50s", "http-addr": ":9090", "pprof-addr": "127.0.0.1:6060",

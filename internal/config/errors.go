@@ -1,6 +1,8 @@
 package config
 
 import (
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -32,9 +34,10 @@ func (e *OptionError) Error() string {
 }
 
 // showable is the value as an error may repeat it: not at all if the option is a secret or is often mistaken for
-// one (somebody put the secret where its file belongs) or the value looks like a URL with a password.
+// one (somebody put the secret where its file belongs, and there is no such file) or the value looks like a URL with a
+// password.
 func (o Option) showable(text string) string {
-	if o.Secret || o.discreet || strings.ContainsAny(text, "@?") {
+	if o.Secret || o.discreet && !isPlace(text) || strings.ContainsAny(text, "@?") {
 		return ""
 	}
 	if len(text) <= maxShown {
@@ -45,4 +48,18 @@ func (o Option) showable(text string) string {
 		cut--
 	}
 	return text[:cut] + "…"
+}
+
+// isPlace reports whether a text is surely a path: something is there, or would be in a directory that is. Of the root
+// and the current directory anything could be said to be in them.
+func isPlace(text string) bool {
+	if _, err := os.Stat(text); err == nil {
+		return true
+	}
+	dir := filepath.Dir(text)
+	if dir == "." || filepath.Dir(dir) == dir {
+		return false
+	}
+	info, err := os.Stat(dir)
+	return err == nil && info.IsDir()
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -46,10 +47,14 @@ func readConfigFile(path string, options []Option) (map[string]given, []error) {
 		r.failFile(0, strconv.Quote(path)+" "+err.Error())
 		return r.values, r.errs
 	}
+	if len(bytes.TrimSpace(data)) == 0 { // One of comments alone is right, and sets nothing.
+		r.failFile(0, strconv.Quote(path)+" "+errEmpty.Error())
+		return r.values, r.errs
+	}
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	var document, second yaml.Node
 	switch err := decoder.Decode(&document); {
-	case errors.Is(err, io.EOF): // An empty file sets nothing.
+	case errors.Is(err, io.EOF): // Nothing but comments.
 		return r.values, nil
 	case err != nil:
 		r.failYAML(err)
@@ -218,8 +223,13 @@ func readSecret(path string) (string, error) {
 		return "", err
 	}
 	secret := trimSecret(string(data))
-	if secret == "" {
-		return "", errors.New("is an empty file")
+	switch {
+	case secret == "":
+		return "", errEmpty
+	case strings.HasPrefix(secret, "\ufeff"):
+		return "", errors.New("is a file that begins with a byte order mark, as some editors write it; save it without")
+	case !utf8.ValidString(secret):
+		return "", errors.New("is a file whose content is no UTF-8")
 	}
 	if _, err := parseSecret(secret); err != nil {
 		return "", fmt.Errorf("is a file whose content %w", err)

@@ -50,9 +50,19 @@ source: ""
 }
 
 func TestAFileWithNothingInItSetsNothing(t *testing.T) {
-	for _, content := range []string{"", "\n", "# only a comment\n", "---\n", "{}", "kex:\n", "nats: {}\n"} {
+	for _, content := range []string{"# only a comment\n", "---\n", "{}", "kex:\n", "nats: {}\n"} {
 		if _, err := config.LoadServe(nil, envOf(required()), writeFile(t, "relay.yaml", content)); err != nil {
 			t.Errorf("%q: %v", content, err)
+		}
+	}
+}
+
+func TestAnEmptyFileIsAMistake(t *testing.T) {
+	for _, content := range []string{"", "\n", " \n\t\n"} {
+		path := writeFile(t, "relay.yaml", content)
+		_, err := config.LoadServe(nil, envOf(required()), path)
+		if want := `--config: "` + path + `" is an empty file`; err == nil || err.Error() != want {
+			t.Errorf("%q: %v, want %s", content, err, want)
 		}
 	}
 }

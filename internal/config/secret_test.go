@@ -149,6 +149,8 @@ func TestNoErrorShowsASecret(t *testing.T) {
 		"secret of two lines":         {env: required("KEX_CLIENT_SECRET", canary+"\n"+canary), want: "kex.client-secret"},
 		"secret as flag and file":     {args: []string{"--kex-client-secret", canary, "--kex-client-secret-file", "/x"}, env: required("KEX_CLIENT_SECRET", ""), want: "kex.client-secret"},
 		"secret in place of its file": {env: required("KEX_CLIENT_SECRET_FILE", canary, "KEX_CLIENT_SECRET", ""), want: "kex.client-secret-file"},
+		"secret with a slash":         {env: required("KEX_CLIENT_SECRET_FILE", "ab/"+canary, "KEX_CLIENT_SECRET", ""), want: "kex.client-secret-file"},
+		"secret that begins with one": {env: required("KEX_CLIENT_SECRET_FILE", "/"+canary, "KEX_CLIENT_SECRET", ""), want: "kex.client-secret-file"},
 		"seed in place of its file":   {env: required("NATS_NKEY", canary), want: "nats.nkey"},
 		"creds in place of the file":  {env: required("NATS_CREDS", canary), want: "nats.creds"},
 		"key in place of its file":    {env: required("NATS_KEY", canary, "NATS_CONTEXT", "x"), want: "nats.key"},

@@ -100,6 +100,9 @@ func Connect(ctx context.Context, opts ConnectOptions, hooks Hooks) (*Conn, erro
 	if c.role, err = roleOf(settings); err != nil {
 		return nil, settingsError(err)
 	}
+	if err := checkFiles(settings); err != nil {
+		return nil, settingsError(err)
+	}
 	natsOpts, err := settings.NATSOptions(c.natsOptions(opts)...)
 	if err != nil {
 		return nil, settingsError(connectError(servers, err))

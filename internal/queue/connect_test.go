@@ -216,6 +216,63 @@ func TestConnectingSaysWhatToDo(t *testing.T) {
 	}
 }
 
+// What a context names is checked before anything connects, bounded however large it is.
+func TestFilesOfAContextAreNamed(t *testing.T) {
+	dir := t.TempDir()
+	embeddedtest.NewAuthority(t, "ca").IssueFiles(t, dir, "client", time.Hour)
+	cert, key := filepath.Join(dir, "client.crt"), filepath.Join(dir, "client.key")
+	file := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	empty, text, large := file("empty", ""), file("text", "c4nary"), file("large", strings.Repeat("c4nary", 1<<20))
+	whole, err := os.ReadFile(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := file("part", string(whole)+string(whole[:len(whole)/2]))
+	half := file("half", "-----BEGIN CERTIFICATE-----\nc4nary")
+	malformed := file("malformed", "-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n")
+	for name, tc := range map[string]struct{ member, value, more, says string }{
+		"no authority":             {member: "ca", value: filepath.Join(dir, "none"), says: "cannot be read"},
+		"directory as authority":   {member: "ca", value: dir, says: "no regular file"},
+		"device as authority":      {member: "ca", value: "/dev/zero", says: "no regular file"},
+		"empty authority":          {member: "ca", value: empty, says: "is an empty file"},
+		"large authority":          {member: "ca", value: large, says: "is larger than"},
+		"half an authority":        {member: "ca", value: half, says: "that is cut off"},
+		"half a second authority":  {member: "ca", value: part, says: "that is cut off"},
+		"malformed authority":      {member: "ca", value: malformed, says: "number 1) that is malformed"},
+		"certificate without PEM":  {member: "cert", value: text, more: `,"key":"` + key + `"`, says: "holds no PEM certificate"},
+		"key without PEM":          {member: "key", value: text, more: `,"cert":"` + cert + `"`, says: "is of no use for the certificate in " + cert},
+		"certificate alone":        {member: "cert", value: cert, says: "without its key"},
+		"key alone":                {member: "key", value: key, says: "without its certificate"},
+		"device as credentials":    {member: "creds", value: "/dev/zero", says: "no regular file"},
+		"large seed":               {member: "nkey", value: large, says: "is larger than"},
+		"a proxy that is no proxy": {member: "socks_proxy", value: "u:c4nary@host", says: "socks5://host:1080"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			contexts(t, map[string]string{"it": `{"url":"nats://127.0.0.1:1","` + tc.member + `":"` + tc.value + `"` + tc.more + `}`}, "")
+			conn, err := Connect(t.Context(), ConnectOptions{Context: "it", RetryOnFailedConnect: true}, Hooks{})
+			if err == nil {
+				conn.NATS().Close()
+				t.Fatal("it tries to connect")
+			}
+			if !errors.Is(err, ErrSettings) || !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("got %v, want wrong settings that say %q", err, tc.says)
+			}
+			if tc.member != "socks_proxy" && !strings.Contains(err.Error(), tc.value) {
+				t.Errorf("the error does not name the file: %v", err)
+			}
+			if strings.Contains(err.Error(), "c4nary") {
+				t.Errorf("the error repeats what is in it: %v", err)
+			}
+		})
+	}
+}
+
 func TestAContextIsCheckedBeforeConnecting(t *testing.T) {
 	contexts(t, map[string]string{
 		"good": `{"url": "nats://named:1"}`, "broken": `{"url": `, "unreadable": `{"url": "nats://u:canary-secret@host:port"}`,

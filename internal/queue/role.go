@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strings"
@@ -102,15 +103,32 @@ func readSeed(path string) (key string, problem error) {
 	return key, nil
 }
 
+// maxFile is more than any of these files has; what is larger, or has no end, is something else.
+const maxFile = 1 << 20
+
 func readFile(path string) ([]byte, error) {
-	data, err := os.ReadFile(path) //nolint:gosec // The operator names the file.
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		return nil, errors.New("is no regular file")
+	}
+	var file *os.File
+	if err == nil {
+		file, err = os.Open(path) //nolint:gosec // The operator names the file.
+	}
+	var data []byte
+	if err == nil {
+		defer func() { _ = file.Close() }()
+		data, err = io.ReadAll(io.LimitReader(file, maxFile+1))
+	}
 	if inner, ok := errors.AsType[*fs.PathError](err); ok {
 		err = inner.Err // Who says it names the file.
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("cannot be read: %w", err)
-	}
-	if len(strings.TrimSpace(string(data))) == 0 {
+	case len(data) > maxFile:
+		return nil, fmt.Errorf("is larger than %d bytes", maxFile)
+	case len(strings.TrimSpace(string(data))) == 0:
 		return nil, errors.New("is an empty file")
 	}
 	return data, nil
