@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
@@ -282,6 +283,19 @@ func (f *rollingFleet) firstWaiting() uint64 {
 		return state.FirstSeq
 	}
 	return s.CachedInfo().State.LastSeq + 1
+}
+
+// handedOver is how often a partition has had a new holder.
+func (f *rollingFleet) handedOver() (times uint64) {
+	f.t.Helper()
+	holders, err := journal.NewLeases(f.js, "test", slog.New(slog.DiscardHandler)).Holders(f.t.Context())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, h := range holders {
+		times += h.Epoch
+	}
+	return times
 }
 
 // longestWaits is how long updates of a time waited until their request came to the API: from being stored on, or, of

@@ -62,7 +62,7 @@ func TestRollingUpgradeAndRestartLoseAndRepeatNothing(t *testing.T) {
 // waited meanwhile.
 func (f *rollingFleet) roll(what string, each func(i int)) time.Duration {
 	f.t.Helper()
-	begin := time.Now()
+	begin, handed := time.Now(), f.handedOver()
 	for i := range f.relays {
 		each(i)
 	}
@@ -72,8 +72,8 @@ func (f *rollingFleet) roll(what string, each func(i int)) time.Duration {
 	eventually(f.t, 30*time.Second, "what came during the "+what+" is settled", func() bool { return f.firstWaiting() > last })
 	requests := f.requests()
 	free, behind := longestWaits(f.results(), requests, begin, end)
-	f.t.Logf("%s: three replicas in %v; longest wait of an update %v, behind one of its Vorgang that was being sent %v; longest time without a booking %v",
-		what, end.Sub(begin).Round(time.Millisecond), free, behind, longestPause(requests, begin, end))
+	f.t.Logf("%s: three replicas in %v, partitions handed over %d times; longest wait of an update %v, behind one of its Vorgang that was being sent %v; longest time without a booking %v",
+		what, end.Sub(begin).Round(time.Millisecond), f.handedOver()-handed, free, behind, longestPause(requests, begin, end))
 	return free
 }
 
