@@ -48,7 +48,7 @@ func (c *chaos) evidence() *evidence {
 		eventually(c.t, time.Minute, "the cluster is whole", func() bool { return whole(c.t.Context(), c.js, len(c.servers)) })
 	}
 	e := &evidence{
-		results: c.results(), letters: make(map[uint64]uint64), requests: c.api.Requests(),
+		results: c.results(), letters: c.letters(), requests: c.api.Requests(),
 		repeated: c.api.RepeatedTraceIDs(), single: len(c.servers) == 1,
 	}
 	// The last acks may be on their way.
@@ -56,17 +56,6 @@ func (c *chaos) evidence() *evidence {
 		if e.pending = c.left(c.t.Context()); len(e.pending) == 0 || time.Now().After(end) {
 			break
 		}
-	}
-	for _, m := range c.read(topology.StreamDeadLetters) {
-		meta, err := m.Metadata()
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		seq, err := strconv.ParseUint(m.Headers().Get(topology.HeaderUpdateSeq), 10, 64)
-		if err != nil {
-			c.t.Errorf("dead letter %d names no update: %v", meta.Sequence.Stream, err)
-		}
-		e.letters[meta.Sequence.Stream] = seq
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -76,6 +65,24 @@ func (c *chaos) evidence() *evidence {
 	}
 	e.index()
 	return e
+}
+
+// letters are the update sequences of all dead letters by their own.
+func (s *system) letters() map[uint64]uint64 {
+	s.t.Helper()
+	letters := make(map[uint64]uint64)
+	for _, m := range s.read(topology.StreamDeadLetters) {
+		meta, err := m.Metadata()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		seq, err := strconv.ParseUint(m.Headers().Get(topology.HeaderUpdateSeq), 10, 64)
+		if err != nil {
+			s.t.Errorf("dead letter %d names no update: %v", meta.Sequence.Stream, err)
+		}
+		letters[meta.Sequence.Stream] = seq
+	}
+	return letters
 }
 
 // left is what the streams and consumers still hold.
