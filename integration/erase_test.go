@@ -190,7 +190,9 @@ func TestNothingIsSentAfterAnErasure(t *testing.T) {
 			s.drained(30 * time.Second)
 			// A younger one of the Vorgang shows that its lane goes on.
 			s.publish(update.SubjectPrefix+erasedVorgang+".kommentare", `["younger"]`, nil)
-			answered := func(r simulator.Request) bool { return r.Vorgangsnummer == erasedVorgang && r.ReceivedAt.After(done) && !r.AnsweredAt.IsZero() }
+			answered := func(r simulator.Request) bool {
+				return r.Vorgangsnummer == erasedVorgang && r.ReceivedAt.After(done) && !r.AnsweredAt.IsZero()
+			}
 			eventually(t, 20*time.Second, "a younger update is sent", func() bool { return slices.ContainsFunc(s.api.Requests(), answered) })
 			for _, r := range s.api.Requests() { // What is older would have been answered before it.
 				if answered(r) && r.Size != int64(len(`["younger"]`)) {

@@ -142,7 +142,7 @@ func (f *rollingFleet) start(i int, image string) {
 func (f *rollingFleet) becomesReady(i int) {
 	f.t.Helper()
 	eventually(f.t, 20*time.Second, f.relays[i]+" is ready", func() bool {
-		return exec.CommandContext(f.t.Context(), "docker", "exec", f.relays[i], //nolint:gosec // The name is this test's.
+		return exec.CommandContext(f.t.Context(), "docker", "exec", f.relays[i],
 			"/kexrelay", "healthcheck", "--url", "http://127.0.0.1:8080/readyz").Run() == nil
 	})
 }
