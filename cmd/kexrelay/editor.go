@@ -128,7 +128,7 @@ func (e *editor) run(ctx context.Context, path string) error {
 	} else {
 		cmd = exec.CommandContext(context.WithoutCancel(ctx), "/bin/sh", "-c", command+` "$@"`, command, path) //nolint:gosec // As above.
 	}
-	cmd.Env = e.env.environ
+	cmd.Env = withoutSecrets(e.env.environ)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = e.env.stdin, e.env.stdout, e.env.stderr
 	if !terminal(e.env.stdout) && terminal(e.env.stderr) {
 		cmd.Stdout = e.env.stderr // Stdout is data.

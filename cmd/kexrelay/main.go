@@ -10,5 +10,5 @@ import (
 )
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(run(hideArguments(os.Args[1:]), os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 //
 //	exits CODE kexrelay ARG...   the command must end with this exit code
 //	freeport VARIABLE            finds a port that nobody listens on
-//	nats [PORT]                  starts a nats-server; NATS_URL says where
+//	nats [PORT]                  starts a nats-server; NATS_URL says where, NATS_ADDRESS without a scheme
 //	denied                       starts a nats-server that denies everything to the user who is set
 //	full STREAM                  empties a stream and lets it take nothing more
 //	settle delivered             settles every waiting update, as a relay would, and ends
@@ -53,6 +53,9 @@ func TestMain(m *testing.M) {
 //	fakenats ERR|NONE            starts what only looks like a nats-server, or one nobody may connect to; NATS_URL says where
 //	untouched                    nobody has connected to it
 //	badfiles                     writes good and bad files of every kind
+//	listed NAME TEXT FILE        the list of processes shows TEXT of a started command, and no text of FILE
+//	fetch STATUS URL FILE        asks an HTTP server
+//	dump NAME                    ends a started command with a dump of its goroutines
 //	nocanary FILE...             none of the texts in the files may be in what the last command printed
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -97,6 +100,9 @@ func TestScripts(t *testing.T) {
 			"fakenats":   cmdFakeNATS,
 			"untouched":  cmdUntouched,
 			"badfiles":   cmdBadFiles,
+			"listed":     cmdListed,
+			"fetch":      cmdFetch,
+			"dump":       cmdDump,
 		},
 	})
 }
@@ -125,7 +131,9 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 func cmdNATS(ts *testscript.TestScript, _ bool, args []string) {
 	tb := scriptTB{ts}
 	if len(args) == 0 {
-		ts.Setenv("NATS_URL", embeddedtest.Run(tb).URL())
+		url := embeddedtest.Run(tb).URL()
+		ts.Setenv("NATS_URL", url)
+		ts.Setenv("NATS_ADDRESS", strings.TrimPrefix(url, "nats://"))
 		return
 	}
 	port, err := strconv.Atoi(args[0])
