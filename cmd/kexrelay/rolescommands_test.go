@@ -172,6 +172,15 @@ func TestEveryRoleDoesItsWork(t *testing.T) {
 				t.Errorf("serve ended with %d:\n%s", code, output)
 			}
 		})
+		for { // The relay has taken over all that it serves.
+			code, output := asRole(ctx, s, "monitor", []string{"status"}, api...)
+			if code == 0 {
+				break
+			}
+			if ctx.Err() != nil {
+				t.Fatalf("status: exit code %d:\n%s", code, output)
+			}
+		}
 		for _, c := range commands {
 			check(c)
 		}
