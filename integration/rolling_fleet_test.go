@@ -10,7 +10,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -40,8 +39,6 @@ type rollingFleet struct {
 	stops       int
 	admin       string
 }
-
-func pid() int { return os.Getpid() }
 
 func (f *rollingFleet) docker(args ...string) string {
 	f.t.Helper()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +86,7 @@ func (f *rollingFleet) check() {
 		report(f.t, check.name, check.run(e))
 	}
 	// Nothing was broken: so there is no excuse for what the checks would excuse.
+	var found []string
 	acked, invalid, booked := 0, 0, 0
 	for _, trace := range e.traces() {
 		u, events := e.updates[trace], e.settled[trace]
@@ -93,18 +95,19 @@ func (f *rollingFleet) check() {
 		case u.repeats != "" && u.duplicate:
 			continue // It is not in the stream.
 		case len(events) != 1:
-			f.t.Errorf("%s ended %d times", trace, len(events))
+			found = append(found, fmt.Sprintf("%s ended %d times", trace, len(events)))
 		case u.invalid:
 			invalid++
 		case n != 1 || events[0].Data.Attempts != 1:
-			f.t.Errorf("%s was booked %d times, after %d attempts: %s", trace, n, events[0].Data.Attempts, e.story(trace))
+			found = append(found, fmt.Sprintf("%s was booked %d times, after %d attempts: %s", trace, n, events[0].Data.Attempts, e.story(trace)))
 		default:
 			booked++
 		}
 		if e.flagged(trace) || e.told(trace) {
-			f.t.Errorf("%s may be booked twice, says its result, though every stop was planned: %s", trace, e.story(trace))
+			found = append(found, trace+" may be booked twice, says its result, though every stop was planned")
 		}
 	}
+	report(f.t, "planned stops", found)
 	if booked < 500 || len(e.requests) != booked {
 		f.t.Errorf("%d updates booked by %d requests: each is to have one, and fewer than 500 show nothing", booked, len(e.requests))
 	}
@@ -121,7 +124,7 @@ func newRollingFleet(t *testing.T) *rollingFleet {
 			system: &system{t: t, dir: t.TempDir()}, random: rand.New(rand.NewPCG(1, 1)),
 			cfg: chaosConfig{vorgaenge: 100, pace: 10 * time.Millisecond}, updates: make(map[string]*sentUpdate),
 		},
-		name: fmt.Sprintf("kexrelay-roll-%d", pid()),
+		name: fmt.Sprintf("kexrelay-roll-%d", os.Getpid()),
 	}
 	t.Cleanup(f.remove)
 	f.docker("network", "create", f.name)
