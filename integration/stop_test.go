@@ -15,7 +15,7 @@ import (
 // start goes on at once.
 func TestStopUnderLoadSettlesWhatIsBeingSent(t *testing.T) {
 	t.Parallel()
-	const updates = 1500
+	const updates = 2400
 	s := newSystem(t, simulator.Script{Latency: simulator.Fixed(300 * time.Millisecond)})
 	for i := range updates {
 		s.publish(fmt.Sprintf("kex.vorgang.%d.kommentare", 1+i%200), fmt.Sprintf(`["stop %d"]`, i), nil)
@@ -26,7 +26,7 @@ func TestStopUnderLoadSettlesWhatIsBeingSent(t *testing.T) {
 		booked := s.api.Counts().Booked
 		begin := time.Now()
 		eventually(t, 20*time.Second, "the relay sends", func() bool {
-			return s.api.Counts().Booked >= booked+150 || s.count(topology.StreamUpdates) == 0
+			return s.api.Counts().Booked >= booked+300 || s.count(topology.StreamUpdates) == 0
 		})
 		t.Logf("start %d: %d booked within %v", stops+1, s.api.Counts().Booked-booked, time.Since(begin))
 		begin = time.Now()
