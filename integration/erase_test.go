@@ -190,12 +190,16 @@ func TestNothingIsSentAfterAnErasure(t *testing.T) {
 			s.drained(30 * time.Second)
 			// A younger one of the Vorgang shows that its lane goes on.
 			s.publish(update.SubjectPrefix+erasedVorgang+".kommentare", `["younger"]`, nil)
-			answered := func(r simulator.Request) bool {
-				return r.Vorgangsnummer == erasedVorgang && r.ReceivedAt.After(done) && !r.AnsweredAt.IsZero()
-			}
-			eventually(t, 20*time.Second, "a younger update is sent", func() bool { return slices.ContainsFunc(s.api.Requests(), answered) })
-			for _, r := range s.api.Requests() { // What is older would have been answered before it.
-				if answered(r) && r.Size != int64(len(`["younger"]`)) {
+			var sent []simulator.Request
+			eventually(t, 20*time.Second, "a younger update is answered", func() bool {
+				sent = slices.DeleteFunc(s.api.Requests(), func(r simulator.Request) bool {
+					return r.Vorgangsnummer != erasedVorgang || !r.ReceivedAt.After(done)
+				})
+				return slices.ContainsFunc(sent, func(r simulator.Request) bool { return !r.AnsweredAt.IsZero() })
+			})
+			for i, r := range sent {
+				// One at a time is sent: only the last may still be on its way, and its body not read yet.
+				if last := i == len(sent)-1; r.Size != int64(len(`["younger"]`)) && (!last || !r.AnsweredAt.IsZero()) {
 					t.Errorf("sent after the erasure: %+v", r)
 				}
 			}
