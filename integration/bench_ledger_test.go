@@ -190,7 +190,7 @@ func newBenchPipeline(s *ledgerBench, tenure *journal.Tenure, ledger bool) *benc
 	var err error
 	p.queue, err = queue.New(s.b.Context(), s.conn, queue.Config{Busy: p.busy.Load, Logger: s.logger})
 	s.must(err)
-	s.must(p.queue.Reset(s.b.Context()))
+	s.must(p.queue.TakeOver(s.b.Context()))
 	p.journal = journal.New(s.conn.JetStream(), journal.Config{Source: "urn:kexrelay:benchmark", MaxPayload: s.conn.NATS().MaxPayload})
 	p.relay = relay.New(relay.Config{
 		Concurrency: ledgerWorkers, RetryInitial: 500 * time.Millisecond, RetryMaxInterval: time.Minute, RetryBudget: 15 * time.Minute,

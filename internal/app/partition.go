@@ -183,7 +183,7 @@ func pause(ctx context.Context, d time.Duration) {
 
 // servePartition takes the partition over and fetches until ctx ends, because the process stops or the partition is
 // handed over, or the lease is lost. The order is what makes it safe: with the lease in hand the consumer is unpinned and
-// reset, so that everything unsettled comes again in stream order; then the bound, the ledger and the results are read;
+// asked what it has delivered, so that everything unsettled comes in stream order; then the bound, the ledger and the results are read;
 // only then updates are accepted. At the end no attempt begins any more, and what was only prepared is taken back, before
 // the caller gives the lease back; what is being sent goes on and settles, and a successor waits for exactly that.
 func (p *relayProcess) servePartition(ctx context.Context, part *partition, lease *journal.Lease) error {
@@ -203,7 +203,7 @@ func (p *relayProcess) servePartition(ctx context.Context, part *partition, leas
 	p.fetched.begin(q)
 	var tenure *journal.Tenure
 	defer func() { p.retire(ctx, part, q, tenure, told.Err() != nil) }()
-	if err := q.Reset(ctx); err != nil {
+	if err := q.TakeOver(ctx); err != nil {
 		return err
 	}
 	tenure, err = journal.TakeOver(ctx, p.conn.Load().JetStream(), lease, journal.TenureConfig{Logger: p.logger, OnAnswer: p.conn.Load().Heard})

@@ -183,7 +183,7 @@ func (f *fetchCounts) counts() map[telemetry.FetchEvent]uint64 {
 func addFetched(to map[telemetry.FetchEvent]uint64, s queue.Stats) {
 	for event, n := range map[telemetry.FetchEvent]uint64{
 		telemetry.FetchDelivered: s.Delivered, telemetry.FetchRedelivered: s.Redelivered, telemetry.FetchReacked: s.Reacked,
-		telemetry.FetchPinLost: s.PinLosses, telemetry.FetchReset: s.Resets,
+		telemetry.FetchPinLost: s.PinLosses, telemetry.FetchCatchUp: s.CatchUps,
 		telemetry.FetchDropped: s.Dropped, telemetry.FetchReread: s.Reread,
 	} {
 		to[event] += n

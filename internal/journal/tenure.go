@@ -63,7 +63,7 @@ type leftOpen struct {
 	taken    bool // Our own record of it is on its way, or there.
 }
 
-// TakeOver reads what former holders of a partition left behind. Call it once per lease, after the consumer was reset
+// TakeOver reads what former holders of a partition left behind. Call it once per lease, after the consumer was taken over
 // and before anything is sent; end it with Close.
 //
 // It carries the records of former holders that still matter over into its own part of the ledger, and only then

@@ -81,7 +81,7 @@ func (q *Queue) ack(reply string) error {
 }
 
 // ackAgain sends the acks that may be lost. The server ignores those of updates it does not know to have delivered,
-// after a reset or a crash; they come again and are recognised.
+// after a take-over or a crash; they come again and are recognised.
 func (q *Queue) ackAgain() {
 	q.mu.Lock()
 	replies := q.unproven.all(time.Now())

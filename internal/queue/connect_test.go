@@ -70,7 +70,7 @@ func TestJetStreamIsReachedByItsDomainAndItsPrefix(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			fill(t, conn, 10, 2)
 			q := open(t, conn, Config{BodiesPerKey: 1})
-			if err := q.Reset(t.Context()); err != nil {
+			if err := q.TakeOver(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			r := start(t, q)

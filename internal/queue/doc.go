@@ -9,8 +9,11 @@
 //
 // The server numbers what it delivers. A number that does not follow the last one means that something on its way
 // here was lost or went to somebody else, and it would come again only after the ack wait, behind younger updates
-// of the same Vorgang. So the queue resets the consumer instead: everything unsettled comes again at once and in
-// stream order, what is held is recognised by its sequence, and what was lost takes its place in front.
+// of the same Vorgang. So the queue reads what it has not seen from the stream first, at once and in stream order, and
+// then hands over what was delivered. Taking over is the same: all that the consumer has delivered before was delivered
+// elsewhere. What comes a second time is recognised by its sequence.
+//
+// The server's own way, resetting the consumer, is not taken: see [Queue.TakeOver].
 //
 // # Bounds
 //

@@ -49,7 +49,7 @@ type fetcher struct {
 	q      *Queue
 	accept func(*Delivery)
 
-	// inbox is where the server answers, a new one after each reset: what was meant for the old one is void.
+	// inbox is where the server answers, a new one after each reconnect: what was meant for the old one is void.
 	inbox    string
 	sub      *nats.Subscription
 	messages chan *nats.Msg
@@ -61,12 +61,17 @@ type fetcher struct {
 	grown    int64 // Bytes per request for a message larger than the usual ones, else 0.
 
 	reconnects uint64 // How many there were when fetching last was in order.
-	mustReset  bool   // A delivery did not follow the last one.
 	mustCheck  bool   // A request ended strangely: does the consumer exist?
 	missing    int    // How often in a row it was said not to.
 	retryAt    time.Time
-	resetPause time.Duration
 	troubled   time.Time // Since when fetching is out of order, or zero.
+
+	// unread is what must be read from the stream before anything else is handed over, ahead what was read of it and is
+	// not handed over yet, stale since when the stream's leader seems to lag. kept was delivered meanwhile.
+	unread span
+	ahead  []cursor
+	stale  time.Time
+	kept   []*nats.Msg
 }
 
 // pull is a request for updates that the server has not answered in full.
@@ -97,8 +102,9 @@ func (q *Queue) Run(ctx context.Context, accept func(*Delivery)) error {
 	}
 	defer q.running.Store(false)
 	defer q.state.Store(StateStopped)
-	f := &fetcher{q: q, accept: accept}
+	f := &fetcher{q: q, accept: accept, unread: q.unread}
 	err := f.run(ctx)
+	q.unread = f.unread
 	if ctx.Err() != nil {
 		return nil // Being stopped is how Run ends, whatever failed because of it.
 	}
@@ -162,8 +168,8 @@ func (f *fetcher) drain(limit int) error {
 // step does what is due and says when to look again if nothing happens before.
 func (f *fetcher) step(ctx context.Context) (time.Time, error) {
 	now := time.Now()
-	if f.q.fetchAgain.Swap(false) {
-		f.mustReset = true
+	if again := f.q.readAgain.Swap(nil); again != nil {
+		f.mustRead(*again, "settled updates are still there")
 	}
 	switch {
 	case f.q.conn.nc.IsClosed():
@@ -175,9 +181,11 @@ func (f *fetcher) step(ctx context.Context) (time.Time, error) {
 		return f.retryAt, nil
 	case f.reconnects != f.q.conn.reconnects():
 		return now, f.rejoin(ctx)
-	case f.mustReset:
-		return now, f.restart(ctx)
-	case f.mustCheck || f.current.open && now.After(f.current.deadline):
+	case f.mustCheck:
+		return now, f.verify(ctx)
+	case !f.unread.empty():
+		return f.readOn(ctx)
+	case f.current.open && now.After(f.current.deadline):
 		return now, f.verify(ctx)
 	case f.current.open:
 		return f.current.deadline, nil
@@ -187,6 +195,11 @@ func (f *fetcher) step(ctx context.Context) (time.Time, error) {
 	if state == StateFetching {
 		return f.request(now)
 	}
+	return f.idle(now)
+}
+
+// idle keeps the pin while nothing may be asked for.
+func (f *fetcher) idle(now time.Time) (time.Time, error) {
 	if due := f.pinPull.Add(min(pinInterval, f.q.pullExpiry)); now.Before(due) {
 		return due, nil
 	}
@@ -200,8 +213,6 @@ func (f *fetcher) mayFetch() State {
 	defer f.q.mu.Unlock()
 	f.q.starving = false
 	switch {
-	case f.q.catchUp != 0:
-		return StateFetching
 	case !f.q.roomLocked():
 		f.q.starving = true
 		return StateFull
@@ -294,9 +305,6 @@ func (f *fetcher) handle(m *nats.Msg) error {
 	if f.q.stranger(meta) { // Before anything else: what is acked from here on may be acked for the wrong update.
 		return rewound(meta)
 	}
-	if f.mustReset {
-		return nil // It comes again in order after the reset.
-	}
 	if f.current.open {
 		if f.current.left--; f.current.left == 0 {
 			f.current.open = false
@@ -304,11 +312,23 @@ func (f *fetcher) handle(m *nats.Msg) error {
 		// More may be on a slow way here.
 		f.current.deadline = time.Now().Add(f.q.pullExpiry + pullGrace)
 	}
-	if !f.follows(meta) {
+	if f.unread.empty() {
+		f.mustRead(f.q.gap(meta), gapped)
+	}
+	if !f.unread.empty() { // No more than one request has brought: none is made meanwhile.
+		f.kept = append(f.kept, m)
 		return nil
 	}
+	return f.handOver(meta, m)
+}
+
+// gapped is why something must be read when a delivery tells: something was lost on its way here, or went to another
+// client, or somebody has changed the consumer. See the package's comment.
+const gapped = "a delivery does not follow the last one"
+
+// handOver takes an update that nothing is missing before.
+func (f *fetcher) handOver(meta ackMeta, m *nats.Msg) error {
 	f.healthy()
-	f.resetPause = 0
 	taken := f.q.take(meta, m, f.requests, f.q.chunk())
 	switch {
 	case taken.reack:
@@ -323,19 +343,6 @@ func (f *fetcher) handle(m *nats.Msg) error {
 
 func rewound(meta ackMeta) error {
 	return fmt.Errorf("%w: update %d, stored at %s", ErrRewound, meta.streamSeq, time.Unix(0, meta.storedAt).UTC().Format(time.RFC3339Nano))
-}
-
-// follows reports whether nothing is missing before a delivery. If something is, it was lost on its way here, or went
-// to another client, or somebody has reset the consumer; see the package's comment for why that means a reset.
-func (f *fetcher) follows(meta ackMeta) bool {
-	last := f.q.lastTaken()
-	if meta.consumerSeq == last+1 {
-		return true
-	}
-	f.mustReset = true
-	f.q.logger.Info("a delivery does not follow the last one, resetting the consumer",
-		slog.Uint64("last", last), slog.Uint64("got", meta.consumerSeq))
-	return false
 }
 
 // trouble logs that fetching does not work, once until it does again.

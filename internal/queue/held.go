@@ -83,14 +83,14 @@ type intake struct {
 	rewound bool
 }
 
-// take books a delivery that follows the last one and answers the request made last, for chunk bytes.
+// take books a delivery that follows the last one and answers the request made last, for chunk bytes. One without a
+// consumer sequence was read from the stream.
 func (q *Queue) take(meta ackMeta, m *nats.Msg, request uint64, chunk int64) intake {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.unproven.answered(request)
-	q.last, q.pending = meta.consumerSeq, meta.pending
-	if meta.streamSeq >= q.catchUp {
-		q.catchUp = 0
+	if meta.consumerSeq != 0 {
+		q.last, q.pending = meta.consumerSeq, meta.pending
 	}
 	if at, ok := q.settled.at[meta.streamSeq]; ok && at == meta.storedAt {
 		q.reacked++
@@ -98,8 +98,10 @@ func (q *Queue) take(meta ackMeta, m *nats.Msg, request uint64, chunk int64) int
 		return intake{reack: true}
 	}
 	if old, ok := q.held[meta.streamSeq]; ok && old.storedAt == meta.storedAt {
-		old.reply = m.Reply
-		q.redelivered++
+		if meta.consumerSeq != 0 {
+			old.reply = m.Reply
+			q.redelivered++
+		}
 		return intake{}
 	}
 	if meta.streamSeq <= q.seen {
@@ -282,15 +284,6 @@ func (q *Queue) makeRoomLocked() {
 		q.starving = false
 		q.Wake()
 	}
-}
-
-// highest is the highest sequence held, 0 if none.
-func (h *holding) highest() uint64 {
-	var seq uint64
-	for held := range h.held {
-		seq = max(seq, held)
-	}
-	return seq
 }
 
 // bodyList is a list of deliveries with a body, linked through them.

@@ -247,7 +247,7 @@ func TestAStreamMadeAnewIsNotMistakenForTheOldOne(t *testing.T) {
 		t.Errorf("Run returned %v, want ErrRewound", err)
 	}
 	next := open(t, conn, Config{BodiesPerKey: 1})
-	if err := next.Reset(t.Context()); err != nil {
+	if err := next.TakeOver(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	fresh := start(t, next).await(2)

@@ -41,7 +41,7 @@ func TestBusyKeepsThePinAndWakeEndsItAtOnce(t *testing.T) {
 	q.Wake()
 	r.await(6)
 	machine.wantWithin(t, "waking", begin, 500*time.Millisecond)
-	if stats := q.Stats(); stats.PinLosses != 0 || stats.Resets != 0 {
+	if stats := q.Stats(); stats.PinLosses != 0 || stats.CatchUps != 0 {
 		t.Errorf("afterwards: %+v", stats)
 	}
 }
@@ -57,7 +57,7 @@ func TestAnUnpinnedQueueAsksForThePinAgain(t *testing.T) {
 	}
 	fillFrom(t, conn, 5, 5, 5)
 	r.await(10)
-	if stats := q.Stats(); stats.PinLosses != 1 || stats.Resets != 0 || stats.Redelivered != 0 {
+	if stats := q.Stats(); stats.PinLosses != 1 || stats.CatchUps != 0 || stats.Redelivered != 0 {
 		t.Errorf("afterwards: %+v", stats)
 	}
 }

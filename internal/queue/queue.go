@@ -72,14 +72,15 @@ type Queue struct {
 	mu sync.Mutex
 	holding
 	counters
-	// last is the consumer sequence of the last delivery taken, 0 after a reset.
+	// last is the consumer sequence of the last delivery taken, or of one known to be made before the next.
 	last uint64
-	// catchUp is the highest sequence held when the consumer was reset: up to it deliveries only renew what is
-	// held already, so that neither bytes nor Busy stop them.
-	catchUp uint64
-	// seen is the highest sequence handed over, or after a Reset what had left the stream before it. What comes at or
-	// below it is held, or settled and remembered.
+	// seen is the sequence up to which everything was handed over, or had left the stream before TakeOver. What comes at
+	// or below it is held, or settled and remembered.
 	seen uint64
+	// unread is what Run begins with reading from the stream.
+	unread span
+	// filters are the stored subjects of the partition's updates.
+	filters []string
 	// pending is how many updates waited behind the last one delivered.
 	pending  uint64
 	unproven unproven
@@ -89,8 +90,8 @@ type Queue struct {
 	strandedPause time.Duration
 	// largest is the largest message that a request must have room for, with everything around it.
 	largest atomic.Int64
-	// fetchAgain asks Run for a reset.
-	fetchAgain atomic.Bool
+	// readAgain asks Run to read a stretch of the stream.
+	readAgain atomic.Pointer[span]
 }
 
 // New binds to the consumer of a partition and waits for NATS as long as ctx allows. It needs the right to ask for
@@ -121,6 +122,7 @@ func New(ctx context.Context, conn *Conn, cfg Config) (*Queue, error) {
 	}
 	q.pullExpiry = min(maxPullExpiry, info.Config.PinnedTTL/2)
 	q.holding = newHolding(max(minSettled, 2*info.Config.MaxAckPending))
+	q.filters = filtersOf(info)
 	q.largest.Store(conn.nc.MaxPayload() + envelope)
 	q.budget.join(q)
 	q.stopped.Go(q.heartbeats)
@@ -205,30 +207,20 @@ func (q *Queue) explain(err error) error {
 	return err
 }
 
-// Reset takes the consumer over: whoever is pinned to it is unpinned, and everything in the stream comes again, at once
-// and in stream order. Call it before Run: otherwise what a former process left unsettled comes only after its ack
-// wait, and possibly behind younger updates. It retries as long as ctx allows and fails while Run is running.
+// TakeOver takes the consumer over: whoever is pinned to it is unpinned, and Run begins with everything that was
+// delivered before and is still in the stream, in stream order. Call it before Run: otherwise what a former process left
+// unsettled comes only after its ack wait, and possibly behind younger updates. It retries as long as ctx allows and fails
+// while Run is running.
 //
 // Find out what was settled after it: everything from the oldest update on that is in the stream then may come.
 // Something older makes Run end with ErrRewound.
-func (q *Queue) Reset(ctx context.Context) error {
+func (q *Queue) TakeOver(ctx context.Context) error {
 	if !q.running.CompareAndSwap(false, true) {
-		return errors.New("resetting the consumer: it is being fetched from")
+		return errors.New("taking the consumer over: it is being fetched from")
 	}
 	defer q.running.Store(false)
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
-		first, err := q.oldest(ctx)
-		if err == nil {
-			err = q.unpin(ctx)
-		}
-		if err == nil {
-			err = q.reset(ctx)
-		}
-		if err == nil {
-			q.mu.Lock()
-			q.seen = first - 1
-			q.mu.Unlock()
-		}
+		err := q.takeOver(ctx)
 		if err == nil || ctx.Err() != nil || !transient(err) {
 			return err
 		}
@@ -236,6 +228,33 @@ func (q *Queue) Reset(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// takeOver does not reset the consumer, which would make everything come again by itself: a nats-server of a cluster
+// (2.15.2) then loses track of what it delivers meanwhile and removes it from the stream as if it were acked, 1,285 of
+// 3,000 updates in the first try. What a reset would bring is read from the stream instead, from the oldest update on,
+// wherever the ack floor is: what was acked and could not be removed, as on a full disk, must not stay there for ever.
+func (q *Queue) takeOver(ctx context.Context) error {
+	first, err := q.oldest(ctx)
+	if err != nil {
+		return err
+	}
+	if err := q.unpin(ctx); err != nil {
+		return err
+	}
+	// After the unpinning: what the former process got until then is among what was delivered.
+	info, err := q.info(ctx)
+	if err != nil {
+		return err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.seen, q.last, q.pending = first-1, info.Delivered.Consumer, info.NumPending
+	q.filters = filtersOf(info)
+	if q.unread = (span{first, info.Delivered.Stream}); !q.unread.empty() {
+		q.catchUps++
+	}
+	return nil
 }
 
 func (q *Queue) unpin(ctx context.Context) error {
@@ -256,28 +275,6 @@ func (q *Queue) oldest(ctx context.Context) (uint64, error) {
 		return info.State.LastSeq + 1, nil
 	}
 	return info.State.FirstSeq, nil
-}
-
-// reset lets the consumer begin anew with the oldest update there is. Without a sequence it would begin behind its
-// ack floor, and what was acked and could not be removed, as on a full disk, would stay in the stream for ever.
-func (q *Queue) reset(ctx context.Context) error {
-	request := struct {
-		Seq uint64 `json:"seq"`
-	}{1}
-	if err := q.conn.call(ctx, "CONSUMER.RESET."+topology.StreamUpdates+"."+q.consumer, request, nil); err != nil {
-		return q.explain(err)
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.restartedLocked()
-	return nil
-}
-
-// restartedLocked notes that the consumer begins anew.
-func (q *Queue) restartedLocked() {
-	q.resets++
-	q.last = 0
-	q.catchUp = q.highest()
 }
 
 // sleep waits, but not for a closed connection.

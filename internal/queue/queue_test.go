@@ -34,7 +34,7 @@ func TestUpdatesAreHandedOverInStreamOrder(t *testing.T) {
 	}
 	eventually(t, "the stream is empty", func() bool { return stored(t, conn) == 0 })
 	stats := q.Stats()
-	if stats.Held != 0 || stats.Bytes != 0 || stats.Bodies != 0 || stats.Delivered != n || stats.Resets != 0 || stats.Redelivered != 0 {
+	if stats.Held != 0 || stats.Bytes != 0 || stats.Bodies != 0 || stats.Delivered != n || stats.CatchUps != 0 || stats.Redelivered != 0 {
 		t.Errorf("after all was settled: %+v", stats)
 	}
 	if got := conn.Stats().SlowConsumers; got != 0 {
@@ -77,7 +77,7 @@ func TestRunAndResetExcludeEachOther(t *testing.T) {
 	if err := q.Run(t.Context(), func(*Delivery) {}); err == nil {
 		t.Error("a second Run did not fail")
 	}
-	if err := q.Reset(t.Context()); err == nil {
+	if err := q.TakeOver(t.Context()); err == nil {
 		t.Error("Reset while running did not fail")
 	}
 }

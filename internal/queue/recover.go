@@ -3,7 +3,6 @@ package queue
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -32,16 +31,14 @@ func (f *fetcher) verify(ctx context.Context) error {
 	}
 	f.mustCheck, f.current.open = false, false
 	f.q.ackAgain() // A leader that is gone may have taken some with it.
-	f.q.mu.Lock()
-	defer f.q.mu.Unlock()
-	if f.pinned(info) && info.Delivered.Consumer > f.q.last {
-		f.mustReset = true
+	if f.pinned(info) {
+		f.mustRead(f.q.missed(info), "deliveries were lost on their way")
 	}
 	return nil
 }
 
 // rejoin goes on after a reconnect. What was on its way when the connection broke is lost; the consumer knows how
-// much it has delivered, so it need not come again unless something is missing.
+// much it has delivered, so nothing need be read again unless something is missing.
 func (f *fetcher) rejoin(ctx context.Context) error {
 	seen := f.q.conn.reconnects()
 	if err := f.drain(inboxSize); err != nil {
@@ -59,39 +56,10 @@ func (f *fetcher) rejoin(ctx context.Context) error {
 	if pinnedClient(info) == "" {
 		f.pin = "" // A restarted server does not remember it.
 	}
-	if ours && info.Delivered.Consumer != f.q.lastTaken() {
-		f.mustReset = true
-		return f.resubscribe()
+	if ours {
+		f.mustRead(f.q.missed(info), "deliveries were lost with the connection")
 	}
 	f.healthy()
-	return f.resubscribe()
-}
-
-// restart resets the consumer and begins with a new inbox, so that nothing delivered before is taken for new.
-func (f *fetcher) restart(ctx context.Context) error {
-	// A reset that led to the next one is not repeated at full speed: somebody else fetches too.
-	if f.resetPause > 0 {
-		if err := f.q.sleep(ctx, f.resetPause); err != nil {
-			return err
-		}
-	}
-	f.resetPause = min(max(2*f.resetPause, minPause), maxPause)
-	f.unsubscribe()
-	f.q.ackAgain()
-	err := f.q.reset(ctx)
-	switch {
-	case err == nil:
-		f.mustReset = false
-	case errors.Is(err, ErrConsumerGone):
-		f.mustCheck = true // Let verify decide.
-	case transient(err):
-		f.trouble(err)
-	default:
-		return fmt.Errorf("resetting the consumer: %w", err)
-	}
-	if err != nil {
-		f.retryAt = time.Now().Add(maxPause)
-	}
 	return f.resubscribe()
 }
 
@@ -136,10 +104,4 @@ func pinnedClient(info *jetstream.ConsumerInfo) string {
 		}
 	}
 	return ""
-}
-
-func (q *Queue) lastTaken() uint64 {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.last
 }

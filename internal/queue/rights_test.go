@@ -22,7 +22,7 @@ func relayRights() *server.Permissions {
 	return &server.Permissions{
 		Publish: allow(
 			"$JS.API.CONSUMER.INFO.KEX_UPDATES.relay-0", "$JS.API.CONSUMER.MSG.NEXT.KEX_UPDATES.relay-0",
-			"$JS.API.CONSUMER.UNPIN.KEX_UPDATES.relay-0", "$JS.API.CONSUMER.RESET.KEX_UPDATES.relay-0",
+			"$JS.API.CONSUMER.UNPIN.KEX_UPDATES.relay-0",
 			"$JS.API.STREAM.INFO.KEX_UPDATES", "$JS.API.STREAM.MSG.GET.KEX_UPDATES",
 			"$JS.ACK.KEX_UPDATES.relay-0.>", "$JS.ACK.*.*.KEX_UPDATES.relay-0.>",
 		),
@@ -53,7 +53,7 @@ func TestLeastPrivilegeIsEnough(t *testing.T) {
 		}
 	}
 	q := open(t, relay, Config{Heartbeat: 200 * time.Millisecond, BodiesPerKey: 1})
-	if err := q.Reset(t.Context()); err != nil {
+	if err := q.TakeOver(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	taken := start(t, q).await(10)

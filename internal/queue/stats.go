@@ -35,14 +35,14 @@ type Stats struct {
 	Pulls       uint64 // Requests for updates.
 	PinPulls    uint64 // Requests that only keep the pin.
 	PinLosses   uint64 // Times another client was pinned.
-	Resets      uint64 // Times the consumer began anew.
+	CatchUps    uint64 // Times updates were read from the stream: delivered elsewhere, or lost on their way.
 	Dropped     uint64 // Bodies not kept or dropped to make room.
 	Reread      uint64 // Bodies read again.
 }
 
 type counters struct {
 	delivered, redelivered, reacked, beats uint64
-	pulls, pinPulls, pinLosses, resets     uint64
+	pulls, pinPulls, pinLosses, catchUps   uint64
 	dropped, reread                        uint64
 }
 
@@ -55,7 +55,7 @@ func (q *Queue) Stats() Stats {
 		State: state, Held: len(q.held), Bodies: q.bodies, Bytes: q.bytes, Pending: q.pending,
 		Stranded:  q.stranded.Load(),
 		Delivered: q.delivered, Redelivered: q.redelivered, Reacked: q.reacked, Heartbeats: q.beats,
-		Pulls: q.pulls, PinPulls: q.pinPulls, PinLosses: q.pinLosses, Resets: q.resets,
+		Pulls: q.pulls, PinPulls: q.pinPulls, PinLosses: q.pinLosses, CatchUps: q.catchUps,
 		Dropped: q.dropped, Reread: q.reread,
 	}
 }

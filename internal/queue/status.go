@@ -82,7 +82,7 @@ func (f *fetcher) ended() {
 	}
 	f.q.mu.Lock()
 	defer f.q.mu.Unlock()
-	f.q.catchUp, f.q.pending = 0, 0
+	f.q.pending = 0
 }
 
 // full notes a request whose bytes are used up. If they were so before anything was delivered, the next update is

@@ -4,10 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
-
-	"kexrelay/internal/topology"
 )
 
 const (
@@ -56,16 +52,16 @@ func (w *strandedWatch) found(first, floor uint64) {
 		w.last = first
 		return
 	case w.tries == 0:
-		w.q.logger.Warn("settled updates are still in the stream, and nobody would see them again: fetching them again", attrs...)
+		w.q.logger.Warn("settled updates are still in the stream, and nobody would see them again: acking them again", attrs...)
 	case w.tries == 1:
-		w.q.logger.Error("settled updates cannot leave the stream, fetching them again does not help: "+
+		w.q.logger.Error("settled updates cannot leave the stream, acking them again does not help: "+
 			"if the disk of the nats-server was full, make room and start the server again", attrs...)
 	}
 	w.q.stranded.Store(first)
 	w.last = 0
 	w.tries++
 	w.pause = min(2*w.pause, maxStrandedPause)
-	w.q.fetchAgain.Store(true)
+	w.q.readAgain.Store(&span{first, floor})
 	w.q.Wake()
 }
 
@@ -81,39 +77,15 @@ func (q *Queue) findStranded(ctx context.Context) (first, floor uint64, err erro
 	if err != nil || first > floor {
 		return 0, floor, err
 	}
-	filters := info.Config.FilterSubjects
-	if info.Config.FilterSubject != "" {
-		filters = []string{info.Config.FilterSubject}
-	}
-	if len(filters) == 0 {
-		return first, floor, nil
-	}
 	first = 0 // It may be another partition's.
-	for _, filter := range filters {
-		seq, err := q.oldestOf(ctx, filter)
+	for _, filter := range filtersOf(info) {
+		oldest, err := q.storedFrom(ctx, filter, 1)
 		if err != nil {
 			return 0, floor, err
 		}
-		if seq != 0 && seq <= floor && (first == 0 || seq < first) {
-			first = seq
+		if oldest != nil && oldest.Seq <= floor && (first == 0 || oldest.Seq < first) {
+			first = oldest.Seq
 		}
 	}
 	return first, floor, nil
-}
-
-// oldestOf is the oldest update's sequence with a subject, 0 if there is none.
-func (q *Queue) oldestOf(ctx context.Context, filter string) (uint64, error) {
-	request := struct {
-		NextFor string `json:"next_by_subj"`
-	}{filter}
-	var answer struct {
-		Message struct {
-			Seq uint64 `json:"seq"`
-		} `json:"message"`
-	}
-	err := q.conn.call(ctx, "STREAM.MSG.GET."+topology.StreamUpdates, request, &answer)
-	if isAPI(err, jetstream.JSErrCodeMessageNotFound) {
-		return 0, nil
-	}
-	return answer.Message.Seq, err
 }

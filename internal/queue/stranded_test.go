@@ -28,7 +28,7 @@ func TestTakingOverBeginsWithTheOldestUpdateWhateverWasAcked(t *testing.T) {
 	fill(t, conn, 20, 5)
 	strand(t, conn, 0, 11)
 	q := open(t, conn, Config{})
-	if err := q.Reset(t.Context()); err != nil {
+	if err := q.TakeOver(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	r := start(t, q)
@@ -44,7 +44,7 @@ func TestStrandedUpdatesAreFoundAndFetchedAgain(t *testing.T) {
 	conn := prepared(t)
 	fill(t, conn, 20, 5)
 	q := open(t, conn, Config{})
-	if err := q.Reset(t.Context()); err != nil {
+	if err := q.TakeOver(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	strand(t, conn, 0, 21)
@@ -71,7 +71,7 @@ func TestAnotherPartitionsUpdatesAreNotTakenForStranded(t *testing.T) {
 	fill(t, conn, 40, 10)
 	queues := []*Queue{open(t, conn, Config{}), open(t, conn, Config{Partition: 1})}
 	for n, q := range queues {
-		if err := q.Reset(t.Context()); err != nil {
+		if err := q.TakeOver(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		q.strandedPause = 500 * time.Millisecond // So long it is seen at least.
@@ -88,10 +88,10 @@ func TestAnotherPartitionsUpdatesAreNotTakenForStranded(t *testing.T) {
 	before := len(one.all())
 	fillFrom(t, conn, 40, 20, 10) // And partition 1 has one of its own, above its floor.
 	one.await(before + 1)
-	resets := queues[1].Stats().Resets
+	catchUps := queues[1].Stats().CatchUps
 	within(t, 500*time.Millisecond, "partition 1 leaves the others' alone", func() bool {
 		stats := queues[1].Stats()
-		return stats.Stranded == 0 && stats.Resets == resets
+		return stats.Stranded == 0 && stats.CatchUps == catchUps
 	})
 	eventually(t, "all have come", func() bool { return len(zero.all())+len(one.all()) == 60 })
 	ackAll(t, zero.all())
@@ -105,7 +105,8 @@ func TestWhatFetchingAgainDoesNotHelpIsTriedLessAndLessAndToldTwice(t *testing.T
 	w := &strandedWatch{q: q, pause: q.strandedPause}
 	look := func(first uint64) bool {
 		w.found(first, 50)
-		return q.fetchAgain.Swap(false)
+		again := q.readAgain.Swap(nil)
+		return again != nil && *again == (span{first, 50})
 	}
 	if look(7) || q.stranded.Load() != 0 {
 		t.Error("one look was enough")
@@ -154,7 +155,7 @@ func TestWhatWasSettledTooLongAgoIsLookedUpBeforeItIsSentAgain(t *testing.T) {
 	conn := prepared(t)
 	fill(t, conn, 10, 10)
 	q := open(t, conn, Config{})
-	if err := q.Reset(t.Context()); err != nil {
+	if err := q.TakeOver(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	r := start(t, q)
@@ -194,7 +195,7 @@ func TestWhatIsOlderThanTheOldestAtTheTakeOverIsLookedUp(t *testing.T) {
 				}
 			}
 			q := open(t, conn, Config{})
-			if err := q.Reset(t.Context()); err != nil {
+			if err := q.TakeOver(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			r := start(t, q)

@@ -53,7 +53,7 @@ const (
 	FetchRedelivered FetchEvent = "redelivered" // One that was held already came again.
 	FetchReacked     FetchEvent = "reacked"     // One that was acked already came again.
 	FetchPinLost     FetchEvent = "pin_lost"    // Another client was pinned.
-	FetchReset       FetchEvent = "reset"       // The consumer began anew.
+	FetchCatchUp     FetchEvent = "catch_up"    // Updates were read from the stream: delivered elsewhere before, or lost on their way.
 	FetchDropped     FetchEvent = "dropped"     // A body was not kept in memory, to make room.
 	FetchReread      FetchEvent = "reread"      // Such a body was read again.
 )
@@ -61,7 +61,7 @@ const (
 // FetchEvents lists every event of fetching.
 func FetchEvents() []FetchEvent {
 	return []FetchEvent{
-		FetchDelivered, FetchRedelivered, FetchReacked, FetchPinLost, FetchReset, FetchDropped, FetchReread,
+		FetchDelivered, FetchRedelivered, FetchReacked, FetchPinLost, FetchCatchUp, FetchDropped, FetchReread,
 	}
 }
 
