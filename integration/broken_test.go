@@ -87,16 +87,16 @@ func brokenScenarios() []brokenScenario {
 		}}},
 		{"killed with updates held back", killedWithUpdatesHeld, []brokenBuild{
 			{
-				// The first delivery is not the consumer's first, and so the queue resets it by itself. It costs time alone.
-				name: "no reset at the take-over alone", edits: []edit{withoutReset},
+				// The first delivery does not follow, and so the queue reads what is missing then. It costs time alone.
+				name: "nothing read at the take-over alone", edits: []edit{withoutTakeOver},
 			},
 			{
 				// It sends too early what comes first, or stands still before what never comes.
-				name: "no reset at all", caughtBy: []string{"checkOrder", "checkPending"},
-				edits: []edit{withoutReset, {
-					"internal/queue/fetch.go",
-					"\tif meta.consumerSeq == last+1 {\n",
-					"\tif meta.consumerSeq >= last {\n",
+				name: "nothing read at all", caughtBy: []string{"checkOrder", "checkPending"},
+				edits: []edit{withoutTakeOver, {
+					"internal/queue/gap.go",
+					"\tif meta.consumerSeq == q.last+1 ||",
+					"\tif meta.consumerSeq >= q.last ||",
 				}},
 			},
 		}},
@@ -108,15 +108,9 @@ func brokenScenarios() []brokenScenario {
 			},
 		}}},
 		{"killed together with nats-server", killedTogetherWithNATS, []brokenBuild{{
-			// Asked before the consumer is reset, it is above everything that was sent, unless a killed server forgot.
+			// It is above everything that was sent, unless a killed server forgot.
 			name: "bound from the consumer's position", caughtBy: []string{"checkDuplicates"},
 			edits: []edit{
-				withoutReset,
-				{
-					"internal/app/partition.go",
-					"\tdefer func() {\n\t\tclosing, cancel",
-					"\tif err := q.Reset(ctx); err != nil {\n\t\treturn err\n\t}\n\tdefer func() {\n\t\tclosing, cancel",
-				},
 				{
 					"internal/journal/tenure.go",
 					"\tif info.State.Msgs > 0 {\n",
@@ -136,8 +130,8 @@ func brokenScenarios() []brokenScenario {
 // directGets lets any server of a cluster answer look-ups, also one that lags behind.
 var directGets = edit{"internal/topology/wanted.go", "\t\tDiscard:           jetstream.DiscardNew,\n", "\t\tDiscard:           jetstream.DiscardNew,\n\t\tAllowDirect:       true,\n"}
 
-// withoutReset takes a partition over without resetting its consumer.
-var withoutReset = edit{"internal/app/partition.go", "\tif err := q.Reset(ctx); err != nil {\n", "\tif err := ctx.Err(); err != nil {\n"}
+// withoutTakeOver fetches without asking what was delivered before.
+var withoutTakeOver = edit{"internal/app/partition.go", "\tif err := q.TakeOver(ctx); err != nil {\n", "\tif err := ctx.Err(); err != nil {\n"}
 
 // A relay that is broken on purpose is told from the right one by the suite's own checks, in a failure that is made
 // for it; the right one passes the same failure. So no check is blind, and none cries at everything.

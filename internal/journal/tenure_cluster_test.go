@@ -2,13 +2,9 @@ package journal
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -18,55 +14,11 @@ import (
 	"kexrelay/internal/update"
 )
 
-// runCluster starts three servers and gives them when JetStream has a leader.
-func runCluster(t *testing.T) []*server.Server {
-	t.Helper()
-	routes := make([]string, 3)
-	for i := range routes {
-		routes[i] = fmt.Sprintf("127.0.0.1:%d", embeddedtest.FreePort(t))
-	}
-	servers := make([]*server.Server, len(routes))
-	for i, route := range routes {
-		dir := t.TempDir()
-		file := filepath.Join(dir, "nats.conf")
-		config := fmt.Sprintf("server_name: n%d\nlisten: 127.0.0.1:-1\njetstream { store_dir: '%s' }\ncluster { name: C, listen: '%s', routes: [nats://%s] }",
-			i, dir, route, strings.Join(routes, ", nats://"))
-		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		opts, err := server.ProcessConfigFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		opts.NoSigs, opts.NoLog = true, true
-		if servers[i], err = server.NewServer(opts); err != nil {
-			t.Fatal(err)
-		}
-		servers[i].Start()
-		t.Cleanup(func() {
-			servers[i].Shutdown()
-			servers[i].WaitForShutdown()
-		})
-	}
-	ctx := within(t, 2*time.Minute)
-	for {
-		for _, s := range servers {
-			if s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == len(servers) {
-				return servers
-			}
-		}
-		if ctx.Err() != nil {
-			t.Fatal("the cluster has no leader after two minutes")
-		}
-		pause(ctx, 20*time.Millisecond)
-	}
-}
-
 // In a cluster the replicas lag behind their leaders, and leaders change. What was acknowledged before the lease
 // changed hands must be known after it, every time.
 func TestInAClusterNothingAcknowledgedIsMissed(t *testing.T) {
 	t.Parallel()
-	servers := runCluster(t)
+	servers := embeddedtest.RunCluster(t)
 	connections := make([]jetstream.JetStream, len(servers))
 	for i, s := range servers {
 		connections[i] = connect(t, s.ClientURL())

@@ -256,17 +256,17 @@ func (q *Queue) storedFrom(ctx context.Context, filter string, from uint64) (*st
 		Seq     uint64 `json:"seq"`
 		NextFor string `json:"next_by_subj"`
 	}{from, filter}
-	var answer struct {
+	type answer struct {
 		Message storedUpdate `json:"message"`
 	}
-	err := q.conn.call(ctx, "STREAM.MSG.GET."+topology.StreamUpdates, request, &answer)
+	found, err := question[answer](ctx, q.conn, "STREAM.MSG.GET."+topology.StreamUpdates, request)
 	switch {
 	case isAPI(err, jetstream.JSErrCodeMessageNotFound):
 		return nil, nil //nolint:nilnil // None: the contract of this method.
 	case err != nil:
 		return nil, q.explain(err)
 	}
-	return &answer.Message, nil
+	return &found.Message, nil
 }
 
 // filtersOf are the stored subjects of a consumer's updates.

@@ -145,13 +145,7 @@ func TestConnectionsCutUnderLoadLoseNothing(t *testing.T) {
 	}
 	taken := r.await(n)
 	ackAll(t, taken[acked:])
-	last := make(map[string]uint64)
-	for _, d := range taken {
-		if d.Seq() <= last[d.Subject()] {
-			t.Fatalf("update %d of %s came after %d", d.Seq(), d.Subject(), last[d.Subject()])
-		}
-		last[d.Subject()] = d.Seq()
-	}
+	inOrder(t, taken)
 	eventually(t, "the stream is empty", func() bool { return stored(t, publisher) == 0 })
 	if got := len(r.all()); got != n {
 		t.Errorf("%d handed over, there are %d", got, n)

@@ -2,45 +2,17 @@ package topology_test
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/nats-io/nats-server/v2/server"
 
 	"kexrelay/internal/embedded/embeddedtest"
 	"kexrelay/internal/topology"
 	"kexrelay/internal/update"
 )
 
-// runCluster starts three servers and returns the first one's URL when JetStream has a leader.
-func runCluster(t *testing.T) string {
-	t.Helper()
-	var routes []string
-	for range 3 {
-		routes = append(routes, fmt.Sprintf("127.0.0.1:%d", embeddedtest.FreePort(t)))
-	}
-	var servers []*server.Server
-	for i, route := range routes {
-		servers = append(servers, runServer(t, fmt.Sprintf("server_name: n%d\ncluster { name: C, listen: '%s', routes: [nats://%s] }",
-			i, route, strings.Join(routes, ", nats://"))))
-	}
-	for end := time.Now().Add(2 * time.Minute); ; {
-		for _, s := range servers {
-			if s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == len(servers) {
-				return servers[0].ClientURL()
-			}
-		}
-		if time.Now().After(end) {
-			t.Fatal("the cluster has no leader after two minutes")
-		}
-		<-time.After(20 * time.Millisecond)
-	}
-}
-
 func TestAClusterKeepsThreeCopies(t *testing.T) {
-	js := connectTo(t, runCluster(t))
+	js := connectTo(t, embeddedtest.RunCluster(t)[0].ClientURL())
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	if _, err := topology.Setup(ctx, js, topology.Options{Partitions: 2}); err != nil {
