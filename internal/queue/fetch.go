@@ -67,11 +67,13 @@ type fetcher struct {
 	troubled   time.Time // Since when fetching is out of order, or zero.
 
 	// unread is what must be read from the stream before anything else is handed over, ahead what was read of it and is
-	// not handed over yet, stale since when the stream's leader seems to lag. kept was delivered meanwhile.
-	unread span
-	ahead  []cursor
-	stale  time.Time
-	kept   []*nats.Msg
+	// not handed over yet, stale since when the stream's leader seems to lag, unanswered how often in a row it gave no
+	// answer. kept was delivered meanwhile.
+	unread     span
+	ahead      []cursor
+	stale      time.Time
+	unanswered int
+	kept       []*nats.Msg
 }
 
 // pull is a request for updates that the server has not answered in full.

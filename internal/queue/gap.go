@@ -20,6 +20,8 @@ const (
 	// stalePatience is how long an answer is mistrusted that knows less of the stream than its consumer does: a leader
 	// that was cut off from its cluster takes as long to notice.
 	stalePatience = 20 * time.Second
+	// maxDoublings is how often the time for an answer is doubled at most: to more than any connection's timeout.
+	maxDoublings = 10
 )
 
 // span is a stretch of the stream by sequences, both ends included. The zero value is none.
@@ -94,14 +96,16 @@ func (f *fetcher) readOn(ctx context.Context) (time.Time, error) {
 
 // readNext reads the next update of what is unread, and hands it over.
 func (f *fetcher) readNext(ctx context.Context) error {
-	asking, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
+	// A leader that is gone is noticed soon, and a large update on a slow way has the connection's whole timeout.
+	asking, cancel := context.WithTimeout(ctx, lookTimeout<<min(f.unanswered, maxDoublings))
 	next, err := f.nextStored(asking)
+	cancel()
 	if err != nil {
 		return err
 	}
+	f.unanswered = 0
 	if next == nil {
-		return f.endOfSpan(asking)
+		return f.endOfSpan(ctx)
 	}
 	if err := f.handOverStored(next); err != nil {
 		return err
@@ -179,6 +183,7 @@ func (f *fetcher) readFailed(err error) error {
 		return err
 	}
 	f.ahead = nil
+	f.unanswered++
 	f.retryAt = time.Now().Add(lookPause)
 	f.trouble(err)
 	return nil
@@ -256,17 +261,18 @@ func (q *Queue) storedFrom(ctx context.Context, filter string, from uint64) (*st
 		Seq     uint64 `json:"seq"`
 		NextFor string `json:"next_by_subj"`
 	}{from, filter}
-	type answer struct {
+	var answer struct {
 		Message storedUpdate `json:"message"`
 	}
-	found, err := question[answer](ctx, q.conn, "STREAM.MSG.GET."+topology.StreamUpdates, request)
+	// Not asked twice at once, as questions are: an answer may be large.
+	err := q.conn.call(ctx, "STREAM.MSG.GET."+topology.StreamUpdates, request, &answer)
 	switch {
 	case isAPI(err, jetstream.JSErrCodeMessageNotFound):
 		return nil, nil //nolint:nilnil // None: the contract of this method.
 	case err != nil:
 		return nil, q.explain(err)
 	}
-	return &found.Message, nil
+	return &answer.Message, nil
 }
 
 // filtersOf are the stored subjects of a consumer's updates.

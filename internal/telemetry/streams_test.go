@@ -49,7 +49,7 @@ func TestWhatLiesInNATSIsToldByOneForAll(t *testing.T) {
 		"kexrelay_fetch_events_total{event=delivered}":     0,
 		"kexrelay_fetch_events_total{event=redelivered}":   0,
 		"kexrelay_fetch_events_total{event=reacked}":       0,
-		"kexrelay_fetch_events_total{event=catch_up}":         0,
+		"kexrelay_fetch_events_total{event=catch_up}":      0,
 		"kexrelay_fetch_events_total{event=dropped}":       0,
 		"kexrelay_fetch_events_total{event=reread}":        0,
 	}

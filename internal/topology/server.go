@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// minServer is the oldest supported server: the first with CONSUMER.RESET, by which setup makes a changed consumer begin again.
+	// minServer is the oldest supported server. Nothing here needs more than 2.11 has, but nobody has tried it with that.
 	minServerMajor, minServerMinor = 2, 14
 	// minAPILevel is its JetStream API level. It is asked for besides the version, because the server one is
 	// connected to need not be the one that holds the streams (leaf nodes, clusters during an upgrade).

@@ -61,9 +61,8 @@ type plan struct {
 	partitions int
 	steps      []step
 	refused    []error
-	// waiting counts the updates in the stream, firstSeq is the oldest one's sequence.
-	waiting  uint64
-	firstSeq uint64
+	// waiting counts the updates in the stream.
+	waiting uint64
 	// hasUpdates says that the stream the consumers belong to is there already.
 	hasUpdates bool
 }
@@ -153,7 +152,7 @@ func (p *plan) planPartitions(ctx context.Context, found *jetstream.StreamInfo) 
 		return nil
 	}
 	p.hasUpdates = true
-	p.waiting, p.firstSeq = found.State.Msgs, found.State.FirstSeq
+	p.waiting = found.State.Msgs
 	now := partitionsIn(found.Config)
 	if p.opts.Partitions == 0 && now != 0 {
 		p.partitions = now
@@ -276,12 +275,17 @@ func (p *plan) planConsumer(ctx context.Context, partition int) error {
 		thing.Note = "begins again at the oldest waiting update"
 	}
 	p.steps = append(p.steps, step{thing: thing, do: func(ctx context.Context) error {
-		consumer, err := p.js.UpdateConsumer(ctx, StreamUpdates, wanted)
-		if err := agreed(consumerFields(), consumerConfigOf(consumer), &wanted, err); err != nil || !rewind {
-			return err
+		change := p.js.UpdateConsumer
+		if rewind {
+			// Made anew, not reset: a cluster whose consumer is reset while a relay works with it loses updates (nats-server
+			// 2.15.2, see internal/queue). The updates stay, and a relay goes on with the new one.
+			if err := p.js.DeleteConsumer(ctx, StreamUpdates, name); err != nil {
+				return fmt.Errorf("deleting %s, to make it anew: %w", label, err)
+			}
+			change = p.js.CreateConsumer
 		}
-		_, err = p.js.ResetConsumerToSequence(ctx, StreamUpdates, name, p.firstSeq)
-		return err
+		consumer, err := change(ctx, StreamUpdates, wanted)
+		return agreed(consumerFields(), consumerConfigOf(consumer), &wanted, err)
 	}})
 	return nil
 }
