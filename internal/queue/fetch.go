@@ -197,11 +197,11 @@ func (f *fetcher) step(ctx context.Context) (time.Time, error) {
 	if state == StateFetching {
 		return f.request(now)
 	}
-	return f.idle(now)
+	return f.holdPin(now)
 }
 
-// idle keeps the pin while nothing may be asked for.
-func (f *fetcher) idle(now time.Time) (time.Time, error) {
+// holdPin keeps the pin while nothing may be asked for.
+func (f *fetcher) holdPin(now time.Time) (time.Time, error) {
 	if due := f.pinPull.Add(min(pinInterval, f.q.pullExpiry)); now.Before(due) {
 		return due, nil
 	}

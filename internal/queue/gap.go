@@ -57,7 +57,8 @@ func (f *fetcher) mustRead(s span, why string) {
 	if s.empty() {
 		return
 	}
-	f.q.logger.Info(why+", reading from the stream", slog.Uint64("from_seq", s.from), slog.Uint64("to_seq", s.to))
+	f.q.logger.Info("reading updates from the stream", slog.String("because", why),
+		slog.Uint64("from_seq", s.from), slog.Uint64("to_seq", s.to))
 	f.q.mu.Lock()
 	f.q.catchUps++
 	f.q.mu.Unlock()
@@ -73,7 +74,7 @@ func (f *fetcher) readOn(ctx context.Context) (time.Time, error) {
 	state := f.mayFetch()
 	f.q.state.Store(state)
 	if state != StateFetching {
-		return f.idle(now)
+		return f.holdPin(now)
 	}
 	for n := 0; n < readBatch && !f.unread.empty(); n++ {
 		if err := f.readNext(ctx); err != nil {
