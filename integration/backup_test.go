@@ -72,7 +72,7 @@ func TestAnEmbeddedServerIsBackedUpAndRestored(t *testing.T) {
 		if i == vorgaenge {
 			relay.kill()
 			relay = s.embedded(data)
-			eventually(t, 20*time.Second, "the publisher is connected again", s.nc.IsConnected)
+			s.awaitServer()
 		}
 	}
 	s.publish("kex.vorgang.410.kommentare", `["gone"]`, nil)
@@ -103,7 +103,7 @@ func TestAnEmbeddedServerIsBackedUpAndRestored(t *testing.T) {
 	}
 
 	relay = s.embedded(backup)
-	eventually(t, 20*time.Second, "the publisher is connected again", s.nc.IsConnected)
+	s.awaitServer()
 	eventually(t, 20*time.Second, "the relay is paused", func() bool { _, reason := s.ready(); return reason == "operator" })
 	if ack := s.publish("kex.vorgang.77.kommentare", `["waits 0"]`, map[string]string{"Nats-Msg-Id": "w0"}); !ack.Duplicate {
 		t.Error("what waits in the backup was stored a second time")
@@ -120,7 +120,7 @@ func TestAnEmbeddedServerIsBackedUpAndRestored(t *testing.T) {
 
 	// What had been sent after the backup is taken back while no relay runs.
 	streams := s.embedded(backup, "--streams-only")
-	eventually(t, 20*time.Second, "the publisher is connected again", s.nc.IsConnected)
+	s.awaitServer()
 	for line := range strings.Lines(s.kexrelay("updates", "list", "--json")) {
 		var waiting struct {
 			Seq uint64 `json:"seq"`
@@ -134,7 +134,7 @@ func TestAnEmbeddedServerIsBackedUpAndRestored(t *testing.T) {
 		t.Fatalf("exit code %d", code)
 	}
 	s.embedded(backup)
-	eventually(t, 20*time.Second, "the publisher is connected again", s.nc.IsConnected)
+	s.awaitServer()
 	s.publish("kex.vorgang.77.kommentare", `["new"]`, nil)
 	s.kexrelay("resume")
 	s.drained(time.Minute)

@@ -53,6 +53,18 @@ func (s *system) wantBooked(n int) {
 // logged counts the relay's lines with a text.
 func (s *system) logged(text string) int { return strings.Count(s.relay.output.String(), text) }
 
+// awaitLogged waits for a line with a text: what a process prints is read a moment after what its port says.
+func (s *system) awaitLogged(text string) {
+	s.t.Helper()
+	eventually(s.t, 10*time.Second, fmt.Sprintf("a line says %q", text), func() bool { return s.logged(text) > 0 })
+}
+
+// awaitServer waits until nats-server answers. A client may think itself connected for a moment after it was killed.
+func (s *system) awaitServer() {
+	s.t.Helper()
+	eventually(s.t, 20*time.Second, "the server is there again", func() bool { return s.nc.FlushTimeout(time.Second) == nil })
+}
+
 // setup runs kexrelay setup.
 func (s *system) setup(args ...string) {
 	s.t.Helper()
@@ -82,9 +94,8 @@ func TestAConsumerOrStreamThatIsDeletedIsWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.awaitReady(http.StatusServiceUnavailable, "wrong_topology")
-	if s.logged("not as they must be any more") == 0 || s.logged("kexrelay setup") == 0 {
-		t.Error("no line names the missing consumer and what to do")
-	}
+	s.awaitLogged("not as they must be any more") // And what to do:
+	s.awaitLogged("kexrelay setup")
 	s.comments("second", 5, 5)
 	s.setup()
 	s.drained(20 * time.Second)
@@ -119,9 +130,10 @@ func TestAConsumerThatIsChangedByHandIsNamed(t *testing.T) {
 	s.comments("changed", 50, 5)
 	s.awaitReady(http.StatusServiceUnavailable, "wrong_topology")
 	for _, field := range []string{"ack_wait", "max_deliver", "filter_subjects"} {
-		if _, body := s.get("/readyz"); !strings.Contains(body, field) || s.logged(field) == 0 {
+		if _, body := s.get("/readyz"); !strings.Contains(body, field) {
 			t.Errorf("%s is not named: %s", field, body)
 		}
+		s.awaitLogged(field)
 	}
 	s.setup()
 	s.drained(40 * time.Second)
@@ -184,7 +196,7 @@ func TestPurgedUpdatesAreToldByOneLine(t *testing.T) {
 		_, metrics := s.get("/metrics")
 		return strings.Contains(metrics, "kexrelay_held_updates 0")
 	})
-	eventually(t, 10*time.Second, "it is told", func() bool { return s.logged("removed from the stream") > 0 })
+	s.awaitLogged("removed from the stream")
 	if n := s.logged("removed from the stream"); n > 3 {
 		t.Errorf("%d lines about it", n)
 	}

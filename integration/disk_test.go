@@ -18,7 +18,7 @@ func TestADocumentIsNotPublishedOntoAFullDisk(t *testing.T) {
 		t.Helper()
 		s.nats.kill()
 		s.nats = startProcess(t, "nats-server", nil, program, args...)
-		eventually(t, 20*time.Second, "the server is there again", s.nc.IsConnected)
+		s.awaitServer()
 	}
 	restart("/bin/sh", "-c", fmt.Sprintf("ulimit -f 2048; exec %q --config %q", programs.natsServer, s.natsConf))
 	large, content := s.aFile("Grundbuch.pdf", 20<<20)
