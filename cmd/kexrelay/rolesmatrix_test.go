@@ -67,6 +67,7 @@ func roleOperations() []roleOperation {
 		api("create a consumer of updates", "CONSUMER.CREATE.KEX_UPDATES.probe", `{}`, "setup"),
 		api("create one in the old way", "CONSUMER.DURABLE.CREATE.KEX_UPDATES.probe", `{}`, nobodyMay),
 		api("delete a consumer of updates", "CONSUMER.DELETE.KEX_UPDATES.none", "", "setup"),
+		api("reset a consumer of updates", "CONSUMER.RESET.KEX_UPDATES.none", `{}`, nobodyMay), // It loses updates in a cluster.
 		api("pause a consumer of updates", "CONSUMER.PAUSE.KEX_UPDATES.none", `{}`, nobodyMay),
 
 		publish("store a document", "$O.KEX_DOCUMENTS.C.probe", "x", "publisher clerk relay operator"),
