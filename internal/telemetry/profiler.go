@@ -27,30 +27,29 @@ const (
 //
 // It does not use net/http/pprof, which would put itself into the mux that everybody shares.
 func NewProfiler(addr string, logger *slog.Logger) *Server {
+	var p profiler
 	mux := http.NewServeMux()
 	for _, name := range []string{"allocs", "goroutine", "heap", "threadcreate"} {
 		mux.HandleFunc("GET /debug/pprof/"+name, func(w http.ResponseWriter, r *http.Request) {
-			profile(w, r, func(_ context.Context, to *bytes.Buffer) error { return pprof.Lookup(name).WriteTo(to, 0) })
+			p.serve(w, r, func(_ context.Context, to *bytes.Buffer) error { return pprof.Lookup(name).WriteTo(to, 0) })
 		})
 	}
-	mux.HandleFunc("GET /debug/pprof/profile", profileCPU)
-	var one sync.Mutex
+	mux.HandleFunc("GET /debug/pprof/profile", p.serveCPU)
 	s := newServer(addr, "profiles", "--pprof-addr or KEXRELAY_PPROF_ADDR", logger, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case !localHost(r.Host): // A page in a browser here can reach loopback under a name of its own.
+		if !localHost(r.Host) { // A page in a browser here can reach loopback under a name of its own.
 			http.Error(w, "ask for 127.0.0.1 or localhost", http.StatusForbidden)
-		case !one.TryLock():
-			http.Error(w, "another profile is being taken", http.StatusTooManyRequests)
-		default:
-			defer one.Unlock()
-			mux.ServeHTTP(w, r)
+			return
 		}
+		mux.ServeHTTP(w, r)
 	}))
 	s.server.WriteTimeout = profilerWriteTimeout
 	return s
 }
 
-func profileCPU(w http.ResponseWriter, r *http.Request) {
+// profiler takes one profile at a time.
+type profiler struct{ busy sync.Mutex }
+
+func (p *profiler) serveCPU(w http.ResponseWriter, r *http.Request) {
 	seconds := profileSeconds
 	if asked := r.URL.Query().Get("seconds"); asked != "" {
 		n, err := strconv.Atoi(asked)
@@ -60,7 +59,7 @@ func profileCPU(w http.ResponseWriter, r *http.Request) {
 		}
 		seconds = n
 	}
-	profile(w, r, func(ctx context.Context, to *bytes.Buffer) error {
+	p.serve(w, r, func(ctx context.Context, to *bytes.Buffer) error {
 		if err := pprof.StartCPUProfile(to); err != nil {
 			return err
 		}
@@ -73,10 +72,17 @@ func profileCPU(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// profile takes a profile as a whole before it is sent, so that a slow reader keeps nobody waiting.
-func profile(w http.ResponseWriter, r *http.Request, take func(context.Context, *bytes.Buffer) error) {
+// serve takes a profile as a whole before it is sent, so that a slow reader keeps nobody waiting, nor one who has read
+// all of it himself.
+func (p *profiler) serve(w http.ResponseWriter, r *http.Request, take func(context.Context, *bytes.Buffer) error) {
+	if !p.busy.TryLock() {
+		http.Error(w, "another profile is being taken", http.StatusTooManyRequests)
+		return
+	}
 	var taken bytes.Buffer
-	if err := take(r.Context(), &taken); err != nil {
+	err := take(r.Context(), &taken)
+	p.busy.Unlock()
+	if err != nil {
 		http.Error(w, "the profile could not be taken", http.StatusInternalServerError)
 		return
 	}
