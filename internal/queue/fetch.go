@@ -67,11 +67,12 @@ type fetcher struct {
 	troubled   time.Time // Since when fetching is out of order, or zero.
 
 	// unread is what must be read from the stream before anything else is handed over, ahead what was read of it and is
-	// not handed over yet, stale since when the stream's leader seems to lag, unanswered how often in a row it gave no
-	// answer. kept was delivered meanwhile.
+	// not handed over yet. stale is since when the stream's leader seems to lag, confirmed says that it does not, and
+	// unanswered counts how often in a row it gave no answer. kept was delivered meanwhile.
 	unread     span
-	ahead      []cursor
+	ahead      ahead
 	stale      time.Time
+	confirmed  bool
 	unanswered int
 	kept       []*nats.Msg
 }
@@ -121,6 +122,7 @@ func (f *fetcher) run(ctx context.Context) error {
 		return err
 	}
 	defer f.unsubscribe()
+	defer func() { f.keepAhead(ahead{}) }()
 	watching, stop := context.WithCancel(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { f.q.watchStranded(watching) })

@@ -20,8 +20,6 @@ const (
 	// stalePatience is how long an answer is mistrusted that knows less of the stream than its consumer does: a leader
 	// that was cut off from its cluster takes as long to notice.
 	stalePatience = 20 * time.Second
-	// maxDoublings is how often the time for an answer is doubled at most: to more than any connection's timeout.
-	maxDoublings = 10
 )
 
 // span is a stretch of the stream by sequences, both ends included. The zero value is none.
@@ -65,7 +63,8 @@ func (f *fetcher) mustRead(s span, why string) {
 	if !f.unread.empty() {
 		s = span{min(s.from, f.unread.from), max(s.to, f.unread.to)}
 	}
-	f.unread, f.ahead = s, nil
+	f.keepAhead(ahead{})
+	f.unread, f.confirmed = s, false
 }
 
 // readOn reads some of what is unread, if there is room for it, and says when to look again.
@@ -95,23 +94,27 @@ func (f *fetcher) readOn(ctx context.Context) (time.Time, error) {
 	return now, nil
 }
 
-// readNext reads the next update of what is unread, and hands it over.
+// readNext hands over the next update of what is unread, and reads it before if it was not read yet.
 func (f *fetcher) readNext(ctx context.Context) error {
-	// A leader that is gone is noticed soon, and a large update on a slow way has the connection's whole timeout.
-	asking, cancel := context.WithTimeout(ctx, lookTimeout<<min(f.unanswered, maxDoublings))
-	next, err := f.nextStored(asking)
-	cancel()
-	if err != nil {
-		return err
+	if f.ahead.to < f.unread.from {
+		if err := f.readAhead(ctx); err != nil {
+			return err
+		}
 	}
-	f.unanswered = 0
-	if next == nil {
+	switch {
+	case len(f.ahead.updates) > 0:
+		next := f.ahead.updates[0]
+		if err := f.handOverStored(next); err != nil {
+			return err
+		}
+		f.ahead.updates = f.ahead.updates[1:]
+		f.unread.from = next.Seq + 1
+	case f.ahead.ended:
 		return f.endOfSpan(ctx)
+	default: // The next one is behind the span.
+		f.unread.from = f.ahead.to + 1
 	}
-	if err := f.handOverStored(next); err != nil {
-		return err
-	}
-	if f.unread.from = next.Seq + 1; f.unread.empty() {
+	if f.unread.empty() {
 		f.bridged()
 	}
 	return nil
@@ -122,32 +125,41 @@ func (f *fetcher) bridged() {
 	f.q.mu.Lock()
 	f.q.seen = max(f.q.seen, f.unread.to)
 	f.q.mu.Unlock()
-	f.unread, f.ahead, f.stale = span{}, nil, time.Time{}
+	f.keepAhead(ahead{})
+	f.unread, f.stale, f.confirmed = span{}, time.Time{}, false
 }
 
 // endOfSpan ends the reading when there is nothing more up to the span's end, if the answer can be trusted: one that
 // does not know the span's end comes from a leader that its cluster has left behind, or is just electing another for.
+// The one that does is asked once more.
 func (f *fetcher) endOfSpan(ctx context.Context) error {
+	if f.confirmed {
+		f.bridged()
+		return nil
+	}
 	info, err := question[jetstream.StreamInfo](ctx, f.q.conn, "STREAM.INFO."+topology.StreamUpdates, nil)
 	if err != nil {
 		return f.q.explain(err)
 	}
-	if last := info.State.LastSeq; last < f.unread.to {
-		now := time.Now()
-		if f.stale.IsZero() {
-			f.stale = now
-		}
-		if now.Sub(f.stale) < stalePatience {
-			f.ahead = nil
-			f.retryAt = now.Add(lookPause)
-			f.trouble(fmt.Errorf("the stream ends at %d, its consumer has delivered %d", last, f.unread.to))
-			return nil
-		}
-		f.q.logger.Warn("the stream ends before what its consumer has delivered: NATS has lost what is missing, or an operator removed it",
-			slog.Uint64("last_seq", last), slog.Uint64("delivered_seq", f.unread.to))
-		f.unread.to = last
+	f.keepAhead(ahead{width: f.ahead.width})
+	last, now := info.State.LastSeq, time.Now()
+	switch {
+	case last >= f.unread.to:
+		f.confirmed, f.stale = true, time.Time{}
+		return nil
+	case f.stale.IsZero():
+		f.stale = now
 	}
-	f.bridged()
+	if now.Sub(f.stale) < stalePatience {
+		f.retryAt = now.Add(lookPause)
+		f.trouble(fmt.Errorf("the stream ends at %d, its consumer has delivered %d", last, f.unread.to))
+		return nil
+	}
+	f.q.logger.Warn("the stream ends before what its consumer has delivered: NATS has lost what is missing, or an operator removed it",
+		slog.Uint64("last_seq", last), slog.Uint64("delivered_seq", f.unread.to))
+	if f.unread.to = last; f.unread.empty() {
+		f.bridged()
+	}
 	return nil
 }
 
@@ -163,9 +175,6 @@ func (f *fetcher) handOverStored(stored *storedUpdate) error {
 	if f.q.stranger(meta) {
 		return rewound(meta)
 	}
-	whole := answerSize(int64(len(stored.Header) + len(stored.Data)))
-	f.q.budget.bytes.Add(whole)
-	defer f.q.budget.freed(whole)
 	return f.handOver(meta, &nats.Msg{Subject: stored.Subject, Reply: f.q.ackHandle(meta), Header: header, Data: stored.Data})
 }
 
@@ -183,7 +192,7 @@ func (f *fetcher) readFailed(err error) error {
 	case !transient(err):
 		return err
 	}
-	f.ahead = nil
+	f.keepAhead(ahead{})
 	f.unanswered++
 	f.retryAt = time.Now().Add(lookPause)
 	f.trouble(err)
@@ -206,74 +215,6 @@ func (f *fetcher) handOverKept() error {
 	}
 	f.kept = nil
 	return nil
-}
-
-// storedUpdate is an update as the stream's leader gives it.
-type storedUpdate struct {
-	Subject string    `json:"subject"`
-	Seq     uint64    `json:"seq"`
-	Header  []byte    `json:"hdrs"`
-	Data    []byte    `json:"data"`
-	Time    time.Time `json:"time"`
-}
-
-// cursor goes through the updates of one of the consumer's filters.
-type cursor struct {
-	filter string
-	// next is the next one, read and not handed over yet; nil with ended false if it is not known.
-	next  *storedUpdate
-	ended bool
-}
-
-// nextStored gives the next update of this partition that is unread, nil if there is none.
-func (f *fetcher) nextStored(ctx context.Context) (*storedUpdate, error) {
-	if f.ahead == nil {
-		for _, filter := range f.q.partitionFilters() {
-			f.ahead = append(f.ahead, cursor{filter: filter})
-		}
-	}
-	var first *cursor
-	for i := range f.ahead {
-		c := &f.ahead[i]
-		if c.next == nil && !c.ended {
-			next, err := f.q.storedFrom(ctx, c.filter, f.unread.from)
-			if err != nil {
-				return nil, err
-			}
-			c.next, c.ended = next, next == nil || next.Seq > f.unread.to
-		}
-		if !c.ended && (first == nil || c.next.Seq < first.next.Seq) {
-			first = c
-		}
-	}
-	if first == nil {
-		f.ahead = nil
-		return nil, nil //nolint:nilnil // None: the contract of this method.
-	}
-	next := first.next
-	first.next = nil
-	return next, nil
-}
-
-// storedFrom asks the stream's leader for the first update from a sequence on with a subject, nil if there is none: a
-// follower might not know it yet.
-func (q *Queue) storedFrom(ctx context.Context, filter string, from uint64) (*storedUpdate, error) {
-	request := struct {
-		Seq     uint64 `json:"seq"`
-		NextFor string `json:"next_by_subj"`
-	}{from, filter}
-	var answer struct {
-		Message storedUpdate `json:"message"`
-	}
-	// Not asked twice at once, as questions are: an answer may be large.
-	err := q.conn.call(ctx, "STREAM.MSG.GET."+topology.StreamUpdates, request, &answer)
-	switch {
-	case isAPI(err, jetstream.JSErrCodeMessageNotFound):
-		return nil, nil //nolint:nilnil // None: the contract of this method.
-	case err != nil:
-		return nil, q.explain(err)
-	}
-	return &answer.Message, nil
 }
 
 // filtersOf are the stored subjects of a consumer's updates.

@@ -164,3 +164,46 @@ func TestAnUpdateReadInsteadOfAnotherIsNotTakenForIt(t *testing.T) {
 		t.Errorf("Run returned %v, want ErrRewound", err)
 	}
 }
+
+// Several are asked for at once where they lie close together; where few are left, or they are other partitions', the
+// answers overlap.
+func TestAllThatIsLeftIsReadHoweverFarApart(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, ConnectOptions{URL: embeddedtest.Run(t).URL()}, Hooks{Logger: logger(t)})
+	if _, err := topology.Setup(t.Context(), conn.JetStream(), topology.Options{Partitions: 3}); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := conn.JetStream().Stream(t.Context(), topology.StreamUpdates)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n, vorgaenge = 1200, 30
+	fill(t, conn, n, vorgaenge)
+	want := make([][]uint64, 3)
+	for i := range n {
+		seq := uint64(i + 1)
+		// All at first, then ever fewer, then all again.
+		if gap := i / 100 * (1 - i/1000); gap > 0 && i%(gap*gap) != 0 {
+			if err := stream.DeleteMsg(t.Context(), seq); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		partition := topology.Partition(strconv.Itoa(i%vorgaenge), 3)
+		want[partition] = append(want[partition], seq)
+	}
+	for partition, want := range want {
+		dead(t, conn, partition, len(want))
+		q := open(t, conn, Config{Partition: partition})
+		if err := q.TakeOver(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, q)
+		if got := seqs(r.await(len(want))); !slices.Equal(got, want) {
+			t.Errorf("partition %d: got %v, want %v", partition, got, want)
+		}
+		ackAll(t, r.all())
+		eventually(t, "nothing is held for reading", func() bool { return q.budget.Bytes() == 0 })
+	}
+	eventually(t, "the stream is empty", func() bool { return stored(t, conn) == 0 })
+}

@@ -79,7 +79,7 @@ func (q *Queue) findStranded(ctx context.Context) (first, floor uint64, err erro
 	}
 	first = 0 // It may be another partition's.
 	for _, filter := range filtersOf(info) {
-		oldest, err := q.storedFrom(ctx, filter, 1)
+		oldest, err := q.storedAt(ctx, filter, 1)
 		if err != nil {
 			return 0, floor, err
 		}
