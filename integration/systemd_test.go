@@ -45,6 +45,28 @@ func TestTheSystemdUnitIsRightAndHardened(t *testing.T) {
 	}
 }
 
+// A wrong configuration is not tried again and again: RestartPreventExitStatus asks for the exit code of ExecStart alone,
+// so that what fails before it is started anew every two seconds for ever.
+func TestTheSystemdUnitEndsWithAWrongConfiguration(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../deploy/systemd/kexrelay.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := regexp.MustCompile(`(?m)^ExecStart=/usr/local/bin/kexrelay (serve) --config \S+$`).FindSubmatch(text)
+	prevented := regexp.MustCompile(`(?m)^RestartPreventExitStatus=(\d+)$`).FindSubmatch(text)
+	if start == nil || prevented == nil || regexp.MustCompile(`(?m)^ExecStartPre=`).Match(text) {
+		t.Fatalf("the unit:\n%s", text)
+	}
+	config := filepath.Join(t.TempDir(), "kexrelay.yaml")
+	if err := os.WriteFile(config, []byte("nonsense: 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, errs, code := runProgram(t, nil, nil, programs.kexrelay, string(start[1]), "--config", config); strconv.Itoa(code) != string(prevented[1]) {
+		t.Errorf("exit code %d, want %s\n%s", code, prevented[1], errs)
+	}
+}
+
 // A unit with a line that systemd does not know is found out: the test above can fail.
 func TestAWrongSystemdUnitIsFoundOut(t *testing.T) {
 	t.Parallel()

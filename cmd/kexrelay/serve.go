@@ -60,7 +60,7 @@ being sent, then ends; a second one ends at once.`,
 				return err
 			}
 			defer endTracing()
-			if err := run(cmd.Context(), settings, logger, tracing); err != nil {
+			if err := run(cmd.Context(), settings, logger, tracing, newServiceManager(env, logger)); err != nil {
 				// In the form of all other lines: whoever collects them must be able to read the last one too.
 				logger.Error("the relay ended", slog.Any("error", err))
 				if errors.Is(err, queue.ErrSettings) || errors.Is(err, telemetry.ErrAddress) || errors.Is(err, embedded.ErrConfig) {
@@ -77,9 +77,14 @@ being sent, then ends; a second one ends at once.`,
 }
 
 // serve runs the relay.
-func serve(ctx context.Context, settings config.Serve, logger *slog.Logger, tracing *telemetry.Tracing) error {
+func serve(ctx context.Context, settings config.Serve, logger *slog.Logger, tracing *telemetry.Tracing, manager serviceManager) error {
 	return withEmbedded(ctx, settings, logger, func() error {
-		return app.Run(ctx, app.Options{Config: settings, Logger: logger, Build: telemetryBuild(), Tracing: tracing})
+		late := manager.watch(ctx)
+		defer late.Stop()
+		return app.Run(ctx, app.Options{Config: settings, Logger: logger, Build: telemetryBuild(), Tracing: tracing, OnServing: func(string) {
+			late.Stop()
+			manager.ready("serving")
+		}})
 	})
 }
 

@@ -23,8 +23,9 @@ func checkEmbedded(e config.Embedded) error {
 
 // serveStreams runs the embedded NATS without a relay: for whoever must look at the streams, or take updates back, before
 // anything is sent.
-func serveStreams(ctx context.Context, settings config.Serve, logger *slog.Logger, _ *telemetry.Tracing) error {
+func serveStreams(ctx context.Context, settings config.Serve, logger *slog.Logger, _ *telemetry.Tracing, manager serviceManager) error {
 	return withEmbedded(ctx, settings, logger, func() error {
+		manager.ready("NATS alone; nothing is sent")
 		<-ctx.Done()
 		return nil
 	})
