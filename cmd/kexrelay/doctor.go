@@ -174,7 +174,7 @@ func printFinding(p *printer, f app.Finding) error {
 	if p.json {
 		return p.object(f)
 	}
-	const indent = 34
+	const indent = 38 // For the longest name of a check.
 	mark, word := good, "ok   "
 	if !f.OK {
 		mark, word = bad, "WRONG"

@@ -107,6 +107,9 @@ const (
 	wideReport      = 110
 )
 
+// idWidth is as long as the longest ID that publish makes: comments- and a UUID.
+const idWidth = 45
+
 // publishReport prints a line per update.
 type publishReport struct {
 	p     *printer
@@ -126,7 +129,7 @@ func newPublishReport(p *printer, items []item) *publishReport {
 		widest = min(widest, most)
 	}
 	t := p.table(column{title: "UPDATE", min: widest, share: share}, column{title: "SEQ", min: 6, right: true},
-		column{title: "UPDATE ID", min: 41, from: 140}, column{title: "TRACE ID", min: 23, share: traceShare}, column{title: "STATE"})
+		column{title: "UPDATE ID", min: idWidth, from: 140}, column{title: "TRACE ID", min: 23, share: traceShare}, column{title: "STATE"})
 	return &publishReport{p: p, table: t}
 }
 

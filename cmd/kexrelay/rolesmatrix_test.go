@@ -175,7 +175,7 @@ func TestRoleMatrix(t *testing.T) {
 }
 
 func row(table *strings.Builder, name string, cells []string) {
-	fmt.Fprintf(table, "%-34s", name)
+	fmt.Fprintf(table, "%-36s", name)
 	for _, cell := range cells {
 		fmt.Fprintf(table, "%-11s", cell)
 	}

@@ -170,7 +170,7 @@ func (s *status) printReplicas(p *printer) error {
 		return err
 	}
 	t := p.table(column{title: "REPLICA"}, column{title: "NAME", from: 100}, column{title: "VERSION"}, column{title: "RUNNING", right: true},
-		column{title: "PARTITIONS"}, column{title: "STATE"})
+		column{title: "HAS PARTITION"}, column{title: "STATE"})
 	for i := range s.Replicas {
 		r := &s.Replicas[i]
 		held, state := text("none, stands by"), cell{"alive", good}

@@ -50,7 +50,7 @@ func TestStatusTellsReplicasApart(t *testing.T) {
 		"3 0 0 0 none nobody",
 		"4 0 0 0 none gone (p0)",
 		"",
-		"REPLICA NAME VERSION RUNNING PARTITIONS STATE",
+		"REPLICA NAME VERSION RUNNING HAS PARTITION STATE",
 		"host-a:11 prod v1.2.3 1m30s 0, 2 alive",
 		"host-b:22 prod v1.2.3 1m30s none, stands by alive",
 		"host-b:33 prod v1.2.3 1m30s 1 silent for 8s",
