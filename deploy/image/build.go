@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -72,6 +73,9 @@ func (o options) run(ctx context.Context) (string, error) {
 		return "", err
 	}
 	said := fmt.Sprintf("%s: kexrelay %s for linux/%s, of %s\n", tree, f.version, o.arch, f.created.Format(time.RFC3339))
+	if o.arch != runtime.GOARCH {
+		said += fmt.Sprintf("docker build without BuildKit would label it %s: take --archive, and build without --arch before docker build\n", runtime.GOARCH)
+	}
 	if f.modified {
 		said += "with changes that are in no commit: nobody can build this again\n"
 	}
@@ -172,7 +176,7 @@ func (o options) write(tree string, list []byte, f facts) error {
 			return fmt.Errorf("setting a time: %w", err)
 		}
 	}
-	args := fmt.Sprintf("--build-arg VERSION=%s --build-arg REVISION=%s --build-arg CREATED=%s\n", f.version, f.revision, f.created.Format(time.RFC3339))
+	args := fmt.Sprintf("--platform linux/%s --build-arg VERSION=%s --build-arg REVISION=%s --build-arg CREATED=%s\n", o.arch, f.version, f.revision, f.created.Format(time.RFC3339))
 	if err := os.WriteFile(filepath.Join(o.out, "image.args"), []byte(args), 0o644); err != nil { //nolint:gosec // It is no secret.
 		return fmt.Errorf("writing the labels: %w", err)
 	}
