@@ -59,3 +59,23 @@ func TestWhatNoImageCanBeMadeOfIsRefusedBeforeAnythingIsBuilt(t *testing.T) {
 		}
 	}
 }
+
+// BuildKit labels the image with the processor that its binary is for, whichever machine builds it.
+func TestDockerBuildIsToldTheProcessor(t *testing.T) {
+	o := options{out: t.TempDir(), arch: "arm64"}
+	tree := filepath.Join(o.out, "image")
+	if err := os.Mkdir(tree, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(tree, binaryName), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.write(tree, nil, facts{version: "v1.2.3", revision: "abc", created: time.Unix(0, 0).UTC()}); err != nil {
+		t.Fatal(err)
+	}
+	args, err := os.ReadFile(filepath.Join(o.out, "image.args"))
+	want := "--platform linux/arm64 --build-arg VERSION=v1.2.3 --build-arg REVISION=abc --build-arg CREATED=1970-01-01T00:00:00Z\n"
+	if err != nil || string(args) != want {
+		t.Errorf("%q, %v, want %q", args, err, want)
+	}
+}

@@ -1,8 +1,10 @@
 package hold
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -256,4 +258,18 @@ func TestEnterEndsWithItsContext(t *testing.T) {
 	for range 8 {
 		enter(t, g) // no pass was leaked
 	}
+}
+
+// A pause without a deadline has no next probe: the log does not name the year 1.
+func TestTheLogNamesANextProbeOnlyIfThereIsOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for reason, probed := range map[fault.Reason]bool{fault.Operator: false, fault.Unauthorized: true} {
+			var log bytes.Buffer
+			g := New(Config{Limit: 1, Initial: time.Second, MaxInterval: time.Minute, Logger: slog.New(slog.NewJSONHandler(&log, nil))})
+			g.Raise(reason, 0, "why", true)
+			if got := log.String(); !strings.Contains(got, "sending is held") || strings.Contains(got, `"next_probe"`) != probed || strings.Contains(got, "0001-") {
+				t.Errorf("%s: %s", reason, got)
+			}
+		}
+	})
 }

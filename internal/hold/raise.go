@@ -55,9 +55,12 @@ func (g *Gate) beginLocked(h Hold, now time.Time) *hold {
 }
 
 func (g *Gate) logBeginLocked(on *hold) {
+	probe := slog.Attr{} // Left out: a pause without a deadline is never probed.
+	if !on.NextProbe.IsZero() {
+		probe = slog.Time("next_probe", on.NextProbe)
+	}
 	g.cfg.Logger.Warn("sending is held",
-		slog.String("reason", string(on.Reason)), slog.String("detail", on.Detail),
-		slog.Time("next_probe", on.NextProbe), slog.String("raised_by", on.Replica))
+		slog.String("reason", string(on.Reason)), slog.String("detail", on.Detail), probe, slog.String("raised_by", on.Replica))
 }
 
 // extendLocked takes note of one more answer of a hold's class.
