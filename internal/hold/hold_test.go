@@ -263,7 +263,8 @@ func TestEnterEndsWithItsContext(t *testing.T) {
 // A pause without a deadline has no next probe: the log does not name the year 1.
 func TestTheLogNamesANextProbeOnlyIfThereIsOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for reason, probed := range map[fault.Reason]bool{fault.Operator: false, fault.Unauthorized: true} {
+		for _, reason := range []fault.Reason{fault.Operator, fault.Unauthorized} {
+			probed := reason != fault.Operator
 			var log bytes.Buffer
 			g := New(Config{Limit: 1, Initial: time.Second, MaxInterval: time.Minute, Logger: slog.New(slog.NewJSONHandler(&log, nil))})
 			g.Raise(reason, 0, "why", true)
