@@ -56,6 +56,7 @@ func (f *fetcher) readAhead(ctx context.Context) error {
 	defer cancel()
 	width := f.q.width(f.ahead.width)
 	next := ahead{to: math.MaxUint64, ended: true, width: width}
+	anyEnded := false
 	for i, filter := range f.q.partitionFilters() {
 		if i > 0 {
 			width = 1 // What does not look like an update is rare.
@@ -70,7 +71,12 @@ func (f *fetcher) readAhead(ctx context.Context) error {
 		if !ended {
 			next.to, next.ended = min(next.to, updates[len(updates)-1].Seq), false
 		}
+		anyEnded = anyEnded || ended
 		next.updates = append(next.updates, updates...)
+	}
+	if anyEnded && !next.ended && !f.confirmed {
+		// The filters were asked one after the other: a leader that lagged may have caught up in between.
+		next = ahead{ended: true, width: next.width}
 	}
 	slices.SortFunc(next.updates, func(a, b *storedUpdate) int { return cmp.Compare(a.Seq, b.Seq) })
 	last := min(next.to, f.unread.to)

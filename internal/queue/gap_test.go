@@ -4,9 +4,12 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"kexrelay/internal/embedded"
 	"kexrelay/internal/embedded/embeddedtest"
@@ -206,4 +209,50 @@ func TestAllThatIsLeftIsReadHoweverFarApart(t *testing.T) {
 		eventually(t, "nothing is held for reading", func() bool { return q.budget.Bytes() == 0 })
 	}
 	eventually(t, "the stream is empty", func() bool { return stored(t, conn) == 0 })
+}
+
+// A leader that lags behind the consumer may catch up between two questions.
+func TestALeaderThatCatchesUpBetweenTwoFiltersHidesNothing(t *testing.T) {
+	t.Parallel()
+	direct := connect(t, ConnectOptions{URL: embeddedtest.Run(t).URL()}, Hooks{Logger: logger(t)})
+	if _, err := topology.Setup(t.Context(), direct.JetStream(), topology.Options{Partitions: 2}); err != nil {
+		t.Fatal(err)
+	}
+	number := 0
+	for topology.Partition(strconv.Itoa(number), 2) != 0 {
+		number++
+	}
+	for _, name := range []string{subject(number), subject(number), "kex.vorgang." + strconv.Itoa(number)} {
+		if _, err := direct.JetStream().Publish(t.Context(), name, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const real, lagging = "$JS.API.", "$JS.lagging.API."
+	asked := 0
+	if _, err := direct.NATS().Subscribe(lagging+">", func(m *nats.Msg) {
+		verb := strings.TrimPrefix(m.Subject, lagging)
+		if strings.HasPrefix(verb, "STREAM.MSG.GET.") {
+			if asked++; asked == 1 {
+				_ = m.Respond([]byte(`{"error":{"code":404,"err_code":10037,"description":"no message found"}}`))
+				return
+			}
+		}
+		if answer, err := direct.NATS().Request(real+verb, m.Data, patience); err == nil {
+			_ = m.Respond(answer.Data)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	conn := connect(t, ConnectOptions{URL: direct.Server(), JSAPIPrefix: strings.TrimSuffix(lagging, ".")}, Hooks{})
+	q := open(t, conn, Config{})
+	var got []uint64
+	f := &fetcher{q: q, accept: func(d *Delivery) { got = append(got, d.Seq()) }, unread: span{1, 3}}
+	for !f.unread.empty() {
+		if _, err := f.readOn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(got, []uint64{1, 2, 3}) {
+		t.Errorf("handed over %v", got)
+	}
 }
