@@ -65,8 +65,8 @@ func (w *strandedWatch) found(first, floor uint64) {
 	w.q.Wake()
 }
 
-// findStranded is the oldest update of this partition that lies at or below the consumer's ack floor, 0 if there is
-// none.
+// findStranded is the oldest update of this partition that lies at or below the consumer's ack floor and is not held
+// here, 0 if there is none.
 func (q *Queue) findStranded(ctx context.Context) (first, floor uint64, err error) {
 	info, err := q.info(ctx)
 	if err != nil {
@@ -79,7 +79,7 @@ func (q *Queue) findStranded(ctx context.Context) (first, floor uint64, err erro
 	}
 	first = 0 // It may be another partition's.
 	for _, filter := range filtersOf(info) {
-		oldest, err := q.storedAt(ctx, filter, 1)
+		oldest, err := q.oldestUnheld(ctx, filter)
 		if err != nil {
 			return 0, floor, err
 		}
@@ -88,4 +88,26 @@ func (q *Queue) findStranded(ctx context.Context) (first, floor uint64, err erro
 		}
 	}
 	return first, floor, nil
+}
+
+// oldestUnheld is the oldest update with a subject that is not held here, nil if there is none, or none among the first
+// few. What is held and was read from the stream may lie below the ack floor; it leaves when it is settled.
+func (q *Queue) oldestUnheld(ctx context.Context, filter string) (*storedUpdate, error) {
+	const few = 8 // Each answer is a whole update.
+	from := uint64(1)
+	for range few {
+		oldest, err := q.storedAt(ctx, filter, from)
+		if err != nil || oldest == nil || !q.holds(oldest) {
+			return oldest, err
+		}
+		from = oldest.Seq + 1
+	}
+	return nil, nil //nolint:nilnil // None: the contract of this method.
+}
+
+func (q *Queue) holds(stored *storedUpdate) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	d := q.held[stored.Seq]
+	return d != nil && d.storedAt == stored.Time.UnixNano()
 }

@@ -62,6 +62,34 @@ func TestStrandedUpdatesAreFoundAndFetchedAgain(t *testing.T) {
 	}
 }
 
+func TestWhatIsHeldIsNotTakenForStranded(t *testing.T) {
+	t.Parallel()
+	conn := prepared(t)
+	fill(t, conn, 6, 2)
+	strand(t, conn, 0, 7)
+	log := &logWriter{tb: t}
+	q := open(t, conn, Config{Logger: logTo(log)})
+	if err := q.TakeOver(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	q.strandedPause = 50 * time.Millisecond
+	r := start(t, q)
+	taken := r.await(6)
+	within(t, time.Second, "nothing is stranded", func() bool { return q.Stats().Stranded == 0 })
+	q.mu.Lock() // As if the server had taken the ack, and could not remove it.
+	d := taken[3]
+	q.settled.add(d.seq, d.storedAt)
+	q.removeLocked(d)
+	q.mu.Unlock()
+	eventually(t, "what is settled is found behind what is held, and leaves", func() bool { return stored(t, conn) == 5 })
+	ackAll(t, taken)
+	eventually(t, "the stream is empty", func() bool { return stored(t, conn) == 0 })
+	r.stop()
+	if got := log.count("cannot leave the stream"); got != 0 {
+		t.Errorf("%d lines about it", got)
+	}
+}
+
 func TestAnotherPartitionsUpdatesAreNotTakenForStranded(t *testing.T) {
 	t.Parallel()
 	conn := connect(t, ConnectOptions{URL: embeddedtest.Run(t).URL()}, Hooks{Logger: logger(t)})
