@@ -75,6 +75,11 @@ type fetcher struct {
 	confirmed  bool
 	unanswered int
 	kept       []*nats.Msg
+
+	// hole says that a delivery has not followed the last one, and that nobody has asked yet what is missing. behindKept
+	// is how far it reaches, 0 if nothing is missing: read up to there what was not among those kept.
+	hole       bool
+	behindKept uint64
 }
 
 // pull is a request for updates that the server has not answered in full.
@@ -107,7 +112,7 @@ func (q *Queue) Run(ctx context.Context, accept func(*Delivery)) error {
 	defer q.state.Store(StateStopped)
 	f := &fetcher{q: q, accept: accept, unread: q.unread}
 	err := f.run(ctx)
-	q.unread = f.unread
+	q.unread = f.left()
 	if ctx.Err() != nil {
 		return nil // Being stopped is how Run ends, whatever failed because of it.
 	}
@@ -187,6 +192,8 @@ func (f *fetcher) step(ctx context.Context) (time.Time, error) {
 		return now, f.rejoin(ctx)
 	case f.mustCheck:
 		return now, f.verify(ctx)
+	case f.hole:
+		return now, f.fillHole(ctx)
 	case !f.unread.empty():
 		return f.readOn(ctx)
 	case f.current.open && now.After(f.current.deadline):
@@ -317,7 +324,9 @@ func (f *fetcher) handle(m *nats.Msg) error {
 		f.current.deadline = time.Now().Add(f.q.pullExpiry + pullGrace)
 	}
 	if f.unread.empty() {
-		f.mustRead(f.q.gap(meta), gapped)
+		before, hole := f.q.gap(meta)
+		f.hole = f.hole || hole
+		f.mustRead(before, gapped)
 	}
 	if !f.unread.empty() { // No more than one request has brought: none is made meanwhile.
 		f.kept = append(f.kept, m)

@@ -28,14 +28,15 @@ type span struct{ from, to uint64 }
 func (s span) empty() bool { return s.to == 0 || s.from > s.to }
 
 // gap is what must be read from the stream before a delivery may be handed over, so that no update overtakes an older
-// one: whatever was delivered since the last one taken, but not here.
-func (q *Queue) gap(meta ackMeta) span {
+// one, and whether there is a hole before it: something was delivered since the last one that is known, but not here.
+// What is in the hole may be younger than the delivery that tells of it, which may have come before.
+func (q *Queue) gap(meta ackMeta) (before span, hole bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if meta.consumerSeq == q.last+1 || meta.streamSeq <= q.seen+1 {
-		return span{}
+	if meta.consumerSeq == q.last+1 {
+		return span{}, false
 	}
-	return span{q.seen + 1, meta.streamSeq - 1}
+	return span{q.seen + 1, meta.streamSeq - 1}, true
 }
 
 // missed is what the consumer has delivered, as it says, and what has not come here. From here on deliveries follow its
@@ -48,6 +49,50 @@ func (q *Queue) missed(info *jetstream.ConsumerInfo) span {
 	}
 	q.last = info.Delivered.Consumer
 	return span{q.seen + 1, info.Delivered.Stream}
+}
+
+// fillHole asks what the consumer has delivered, so that what is in the hole, be it younger than the delivery that told
+// of it, is read before anything else is handed over. Until there is an answer, nothing is taken to follow.
+func (f *fetcher) fillHole(ctx context.Context) error {
+	info, err := f.look(ctx)
+	if info == nil {
+		return err
+	}
+	if err := f.drain(inboxSize); err != nil {
+		return err
+	}
+	f.hole = false
+	if f.pinned(info) {
+		f.behindKept = max(f.behindKept, f.q.missed(info).to)
+	}
+	if f.unread.empty() {
+		f.readBehindKept()
+	}
+	return nil
+}
+
+// readBehindKept makes be read what of the hole was not among those kept.
+func (f *fetcher) readBehindKept() {
+	f.q.mu.Lock()
+	rest := span{f.q.seen + 1, f.behindKept}
+	f.q.mu.Unlock()
+	f.behindKept = 0
+	f.mustRead(rest, gapped)
+}
+
+// left is what a next Run must begin with reading: what is unread, and what was kept, which ends with this one.
+func (f *fetcher) left() span {
+	to := max(f.unread.to, f.behindKept)
+	for _, m := range f.kept {
+		meta, _ := parseAck(m.Reply) // It was read before.
+		to = max(to, meta.streamSeq)
+	}
+	f.q.mu.Lock()
+	defer f.q.mu.Unlock()
+	if f.unread.empty() {
+		return span{f.q.seen + 1, to}
+	}
+	return span{f.unread.from, to}
 }
 
 // mustRead makes a stretch of the stream be read before anything else is handed over.
@@ -204,7 +249,12 @@ func (f *fetcher) handOverKept() error {
 	for len(f.kept) > 0 {
 		m := f.kept[0]
 		meta, _ := parseAck(m.Reply) // It was read before.
-		if f.mustRead(f.q.gap(meta), gapped); !f.unread.empty() {
+		before, hole := f.q.gap(meta)
+		f.hole = f.hole || hole
+		if !before.empty() { // All of the hole at once: others of those kept may have gaps before them too.
+			before.to = max(before.to, f.behindKept)
+			f.behindKept = 0
+			f.mustRead(before, gapped)
 			return nil
 		}
 		f.kept[0] = nil
@@ -214,6 +264,7 @@ func (f *fetcher) handOverKept() error {
 		}
 	}
 	f.kept = nil
+	f.readBehindKept()
 	return nil
 }
 

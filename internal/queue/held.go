@@ -90,7 +90,10 @@ func (q *Queue) take(meta ackMeta, m *nats.Msg, request uint64, chunk int64) int
 	defer q.mu.Unlock()
 	q.unproven.answered(request)
 	if meta.consumerSeq != 0 {
-		q.last, q.pending = meta.consumerSeq, meta.pending
+		q.pending = meta.pending
+		if meta.consumerSeq == q.last+1 { // Else what is missing before it would be forgotten.
+			q.last = meta.consumerSeq
+		}
 	}
 	if at, ok := q.settled.at[meta.streamSeq]; ok && at == meta.storedAt {
 		q.reacked++

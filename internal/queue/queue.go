@@ -72,7 +72,8 @@ type Queue struct {
 	mu sync.Mutex
 	holding
 	counters
-	// last is the consumer sequence of the last delivery taken, or of one known to be made before the next.
+	// last is the consumer sequence up to which it is known what was delivered: it came here, or it is in what must be
+	// read. What does not follow it leaves it where it is, until the consumer was asked.
 	last uint64
 	// seen is the sequence up to which everything was handed over, or had left the stream before TakeOver. What comes at
 	// or below it is held, or settled and remembered.
