@@ -40,6 +40,16 @@ func (f *fetcher) keepAhead(next ahead) {
 	f.ahead = next
 }
 
+// dropFirstAhead forgets the first update that was read, which was handed over: what it counted must not stand in the
+// way of reading the next.
+func (f *fetcher) dropFirstAhead() {
+	size := f.ahead.updates[0].size()
+	f.ahead.updates[0] = nil
+	f.ahead.updates = f.ahead.updates[1:]
+	f.ahead.bytes -= size
+	f.q.budget.freed(size)
+}
+
 // storedUpdate is an update as the stream's leader gives it.
 type storedUpdate struct {
 	Subject string    `json:"subject"`
@@ -48,6 +58,9 @@ type storedUpdate struct {
 	Data    []byte    `json:"data"`
 	Time    time.Time `json:"time"`
 }
+
+// size is what an update takes with the answer that it came in.
+func (u *storedUpdate) size() int64 { return answerSize(int64(len(u.Header) + len(u.Data))) }
 
 // readAhead reads the first updates of what is unread.
 func (f *fetcher) readAhead(ctx context.Context) error {
@@ -85,7 +98,7 @@ func (f *fetcher) readAhead(ctx context.Context) error {
 		next.to = f.unread.to
 	}
 	for _, u := range next.updates {
-		next.bytes += answerSize(int64(len(u.Header) + len(u.Data)))
+		next.bytes += u.size()
 	}
 	f.keepAhead(next)
 	f.unanswered = 0

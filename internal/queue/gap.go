@@ -117,10 +117,14 @@ func (f *fetcher) readOn(ctx context.Context) (time.Time, error) {
 	now := time.Now()
 	state := f.mayFetch()
 	f.q.state.Store(state)
-	if state != StateFetching {
+	most := readBatch
+	if state == StateFull { // What was read is in memory, and takes less when it is handed over.
+		most = len(f.ahead.updates)
+	}
+	if state == StateBusy || most == 0 {
 		return f.holdPin(now)
 	}
-	for n := 0; n < readBatch && !f.unread.empty(); n++ {
+	for n := 0; n < most && !f.unread.empty(); n++ {
 		if err := f.readNext(ctx); err != nil {
 			return now, f.readFailed(err)
 		}
@@ -152,8 +156,8 @@ func (f *fetcher) readNext(ctx context.Context) error {
 		if err := f.handOverStored(next); err != nil {
 			return err
 		}
-		f.ahead.updates = f.ahead.updates[1:]
 		f.unread.from = next.Seq + 1
+		f.dropFirstAhead()
 	case f.ahead.ended:
 		return f.endOfSpan(ctx)
 	default: // The next one is behind the span.

@@ -256,3 +256,25 @@ func TestALeaderThatCatchesUpBetweenTwoFiltersHidesNothing(t *testing.T) {
 		t.Errorf("handed over %v", got)
 	}
 }
+
+// What was read and is not handed over yet counts in the budget. It must not keep itself from being handed over, nor what
+// comes behind it from being read.
+func TestReadingGoesOnWithABudgetOfAFewUpdates(t *testing.T) {
+	t.Parallel()
+	conn := prepared(t)
+	const n = 80 // More than are read before anything else is looked at.
+	publishDocuments(t, conn, n, 1_000_000, func(i int) int { return i })
+	dead(t, conn, 0, n)
+	q := open(t, conn, Config{Budget: NewBudget(4 * mebi)})
+	if err := q.TakeOver(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, q)
+	done := 0
+	for done < n {
+		taken := r.await(done + 1)
+		ackAll(t, taken[done:])
+		done = len(taken)
+	}
+	eventually(t, "the stream is empty", func() bool { return stored(t, conn) == 0 })
+}
