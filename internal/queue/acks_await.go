@@ -81,9 +81,11 @@ func (q *Queue) ackRound(ctx context.Context, answers *nats.Subscription, inbox 
 // the order it reads them, so the last one of all answers for those that are proven to be read.
 func (u *unproven) unapplied() map[string]string {
 	open := make(map[string]string, len(u.recent)+len(u.older)+1)
+	asked := make(map[string]bool, len(u.recent)+len(u.older)+1) // A cluster answers only one of two requests for the same update.
 	for _, replies := range [][]string{u.older, u.recent, {u.last}} {
 		for _, reply := range replies {
-			if reply != "" {
+			if reply != "" && !asked[reply] {
+				asked[reply] = true
 				open[strconv.Itoa(len(open))] = reply
 			}
 		}

@@ -63,7 +63,7 @@ func TestTheLastAckIsAwaitedEvenIfProven(t *testing.T) {
 	for _, reply := range u.unapplied() {
 		got = append(got, reply)
 	}
-	if !slices.Contains(got, "d") {
+	if !slices.Equal(got, []string{"d"}) { // Once: of two in a cluster only one would be answered, and a round lost.
 		t.Errorf("to be awaited: %v", got)
 	}
 }

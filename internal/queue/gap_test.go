@@ -227,7 +227,7 @@ func TestALeaderThatCatchesUpBetweenTwoFiltersHidesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const real, lagging = "$JS.API.", "$JS.lagging.API."
+	const api, lagging = "$JS.API.", "$JS.lagging.API."
 	asked := 0
 	if _, err := direct.NATS().Subscribe(lagging+">", func(m *nats.Msg) {
 		verb := strings.TrimPrefix(m.Subject, lagging)
@@ -237,7 +237,7 @@ func TestALeaderThatCatchesUpBetweenTwoFiltersHidesNothing(t *testing.T) {
 				return
 			}
 		}
-		if answer, err := direct.NATS().Request(real+verb, m.Data, patience); err == nil {
+		if answer, err := direct.NATS().Request(api+verb, m.Data, patience); err == nil {
 			_ = m.Respond(answer.Data)
 		}
 	}); err != nil {

@@ -83,7 +83,7 @@ type intake struct {
 	rewound bool
 }
 
-// take books a delivery that follows the last one and answers the request made last, for chunk bytes. One without a
+// take books a delivery that nothing is missing before and that answers the request made last, for chunk bytes. One without a
 // consumer sequence was read from the stream.
 func (q *Queue) take(meta ackMeta, m *nats.Msg, request uint64, chunk int64) intake {
 	q.mu.Lock()

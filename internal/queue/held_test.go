@@ -326,7 +326,7 @@ func TestSettledUpdatesAreRememberedUpToTheLimit(t *testing.T) {
 	}
 }
 
-// After a reset everything comes again whatever the budget says; what is new then must not break it.
+// What a take-over reads comes whatever was there before; it must not break the budget.
 func TestABodyFarBeyondTheBudgetIsNotKept(t *testing.T) {
 	q := unbound(mebi)
 	for seq := range uint64(40) {

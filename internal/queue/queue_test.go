@@ -69,7 +69,7 @@ func TestAnUpdatePublishedWhileIdleArrivesAtOnce(t *testing.T) {
 	t.Logf("median %s, 99th percentile %s, of a ping %s", waits[n/2], waits[n*99/100], trips[n/2])
 }
 
-func TestRunAndResetExcludeEachOther(t *testing.T) {
+func TestRunAndTakeOverExcludeEachOther(t *testing.T) {
 	conn := prepared(t)
 	q := open(t, conn, Config{})
 	fill(t, conn, 1, 1)
@@ -78,7 +78,7 @@ func TestRunAndResetExcludeEachOther(t *testing.T) {
 		t.Error("a second Run did not fail")
 	}
 	if err := q.TakeOver(t.Context()); err == nil {
-		t.Error("Reset while running did not fail")
+		t.Error("TakeOver while running did not fail")
 	}
 }
 
