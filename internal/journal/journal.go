@@ -81,6 +81,7 @@ type Journal struct {
 	publisher *Publisher
 	results   *Results
 	bodies    *Bodies
+	index     *Index
 }
 
 // New makes a Journal on the connection of js. It makes no call; a missing stream shows at the first write.
@@ -88,14 +89,22 @@ func New(js jetstream.JetStream, cfg Config) *Journal {
 	if cfg.MaxPayload == nil {
 		cfg.MaxPayload = js.Conn().MaxPayload
 	}
+	index := NewIndex(js)
+	publishing := cfg.publisher()
+	publishing.OnStored = index.own.stored
 	return &Journal{
 		js:        js,
 		cfg:       cfg,
-		publisher: NewPublisher(js, cfg.publisher()),
+		index:     index,
+		publisher: NewPublisher(js, publishing),
 		results:   NewResults(js),
 		bodies:    NewBodies(js),
 	}
 }
+
+// Index is the index of the results, for whoever maintains it beside this Journal: what the Journal writes itself need
+// not be read for it.
+func (j *Journal) Index() *Index { return j.index }
 
 // Close ends the Journal's subscriptions. Writes that are under way are given up; the connection stays open.
 func (j *Journal) Close() { j.publisher.Close() }

@@ -45,6 +45,8 @@ type PublisherConfig struct {
 	OnRetry func(subject string)
 	// OnAnswer, if not nil, hears what became of each publish.
 	OnAnswer OnAnswer
+	// OnStored, if not nil, is called with each message and its PubAck. It must return at once.
+	OnStored func(m *nats.Msg, ack *jetstream.PubAck)
 }
 
 // OnAnswer is told what became of a request to NATS, by whose kind of words it was and with what error: nil for what
@@ -96,6 +98,9 @@ func NewPublisher(js jetstream.JetStream, cfg PublisherConfig) *Publisher {
 			jetstream.WithPublishAsyncMaxPending(maxPending),
 			jetstream.WithPublishAsyncAckHandler(func(_ jetstream.JetStream, m *nats.Msg, ack *jetstream.PubAck) {
 				cfg.OnAnswer.tell(publishing(m.Subject), nil)
+				if cfg.OnStored != nil {
+					cfg.OnStored(m, ack)
+				}
 				p.begun.end(m, ack, nil)
 			}),
 			jetstream.WithPublishAsyncErrHandler(func(_ jetstream.JetStream, m *nats.Msg, err error) {
