@@ -43,7 +43,7 @@ func (o *ownResults) forget() {
 }
 
 // stored notes a message that was stored.
-func (o *ownResults) stored(m *nats.Msg, ack *jetstream.PubAck) {
+func (o *ownResults) stored(m *nats.Msg, ack jetstream.PubAck) {
 	if ack.Stream != topology.StreamResults || ack.Duplicate {
 		return
 	}

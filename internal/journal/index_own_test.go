@@ -126,7 +126,7 @@ func TestABlockWhoseLastResultIsAnotherOneIsRead(t *testing.T) {
 	writeResults(t, js, 1, indexSpan+1)
 	for seq := uint64(1); seq < indexSpan; seq++ {
 		x.own.stored(&nats.Msg{Header: nats.Header{topology.HeaderUpdateID: {"forgotten"}}},
-			&jetstream.PubAck{Stream: topology.StreamResults, Sequence: seq})
+			jetstream.PubAck{Stream: topology.StreamResults, Sequence: seq})
 	}
 	if !x.own.complete(0) {
 		t.Fatal("the block is not complete")
@@ -153,19 +153,19 @@ func TestOnlyResultsThatWereStoredAreGathered(t *testing.T) {
 	} {
 		var own ownResults
 		own.begin()
-		if own.stored(&nats.Msg{Header: header}, &ack); len(own.gathered) != 0 {
+		if own.stored(&nats.Msg{Header: header}, ack); len(own.gathered) != 0 {
 			t.Errorf("%s was gathered", name)
 		}
 	}
 	var own ownResults
 	ack := jetstream.PubAck{Stream: topology.StreamResults, Sequence: 1}
-	if own.stored(&nats.Msg{Header: header}, &ack); len(own.gathered) != 0 {
+	if own.stored(&nats.Msg{Header: header}, ack); len(own.gathered) != 0 {
 		t.Error("gathered although nobody wants it")
 	}
 	own.begin()
 	for number := range uint64(3 * maxOwn) { // Nobody takes them.
 		ack.Sequence = number * indexSpan
-		if own.stored(&nats.Msg{Header: header}, &ack); len(own.gathered) > maxOwn {
+		if own.stored(&nats.Msg{Header: header}, ack); len(own.gathered) > maxOwn {
 			t.Fatalf("%d blocks are kept", len(own.gathered))
 		}
 	}

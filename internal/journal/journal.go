@@ -157,12 +157,12 @@ func (j *Journal) Begin(s *update.Settlement, done func(error)) bool {
 	if err != nil {
 		return false
 	}
-	return j.publisher.begin(msg, func(ack *jetstream.PubAck, err error) {
+	return j.publisher.begin(msg, func(ack jetstream.PubAck, err error) {
 		if err == nil && ack.Duplicate {
 			err = errNotTold
 		}
 		done(err)
-	})
+	}) == nil
 }
 
 // tellDoubleBooking compares a result that came back as duplicate with the stored one. A repeat of the same
