@@ -274,5 +274,19 @@ func identity(u *update.Update) string { return Identity(u.Seq, u.StoredAt) }
 // Identity names a message of a stream for ever, by its sequence and the time it was stored, in characters that
 // both a Nats-Msg-Id and the key of a bucket take.
 func Identity(seq uint64, storedAt time.Time) string {
-	return strconv.FormatUint(seq, 10) + "-" + strconv.FormatInt(storedAt.UnixNano(), 10)
+	return string(appendIdentity(make([]byte, 0, maxIdentity), seq, storedAt))
+}
+
+// maxIdentity is the length of the longest identity.
+const maxIdentity = len("18446744073709551615-") + len("-9223372036854775808")
+
+func appendIdentity(b []byte, seq uint64, storedAt time.Time) []byte {
+	b = append(strconv.AppendUint(b, seq, 10), '-')
+	return strconv.AppendInt(b, storedAt.UnixNano(), 10)
+}
+
+// resultID is the Nats-Msg-Id of an update's result.
+func resultID(u *update.Update) string {
+	b := append(make([]byte, 0, len(resultIDPrefix)+maxIdentity), resultIDPrefix...)
+	return string(appendIdentity(b, u.Seq, u.StoredAt))
 }
