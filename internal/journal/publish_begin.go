@@ -220,9 +220,9 @@ func decodePubAck(data []byte) (jetstream.PubAck, error) {
 
 // usualPubAck reads an answer as the server words it for a result that is not there yet:
 //
-//	{"stream":"KEX_RESULTS", "seq":4711}
+//	{"stream":"KEX_RESULTS","seq":4711}
 func usualPubAck(data []byte) (jetstream.PubAck, bool) {
-	rest, ok := bytes.CutPrefix(data, []byte(`{"stream":"`+topology.StreamResults+`", "seq":`))
+	rest, ok := bytes.CutPrefix(data, []byte(`{"stream":"`+topology.StreamResults+`","seq":`))
 	if !ok || len(rest) < 2 || len(rest) > 20 || rest[0] == '0' || rest[len(rest)-1] != '}' {
 		return jetstream.PubAck{}, false
 	}

@@ -138,11 +138,11 @@ func TestALostConnectionTellsEverythingBegun(t *testing.T) {
 func TestPubAcksAreReadAsTheClientReadsThem(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{
-		`{"stream":"KEX_RESULTS", "seq":1}`, `{"stream":"KEX_RESULTS", "seq":9999999999999999999}`, `{"stream":"KEX_RESULTS", "seq":18446744073709551615}`,
-		`{"stream":"KEX_RESULTS", "seq":18446744073709551616}`, `{"stream":"KEX_RESULTS", "seq":0}`, `{"stream":"KEX_RESULTS", "seq":007}`,
-		`{"stream":"KEX_RESULTS", "seq":}`, `{"stream":"KEX_RESULTS", "seq":-1}`, `{"stream":"KEX_RESULTS", "seq":1e3}`, `{"stream":"KEX_RESULTS", "seq":12`,
-		`{"stream":"KEX_RESULTS", "seq":12,"duplicate": true}`, `{"stream":"KEX_RESULTS","seq":12}`, `{"stream":"KEX_RESULTS", "domain":"hub", "seq":5}`,
-		`{"stream":"KEX_DEADLETTERS", "seq":3}`, `{"stream":"", "seq":3}`, `{}`, `[]`, ``, `+OK`, `{"stream":"KEX_RESULTS", "seq":12}}`,
+		`{"stream":"KEX_RESULTS","seq":1}`, `{"stream":"KEX_RESULTS","seq":9999999999999999999}`, `{"stream":"KEX_RESULTS","seq":18446744073709551615}`,
+		`{"stream":"KEX_RESULTS","seq":18446744073709551616}`, `{"stream":"KEX_RESULTS","seq":0}`, `{"stream":"KEX_RESULTS","seq":007}`,
+		`{"stream":"KEX_RESULTS","seq":}`, `{"stream":"KEX_RESULTS","seq":-1}`, `{"stream":"KEX_RESULTS","seq":1e3}`, `{"stream":"KEX_RESULTS","seq":12`,
+		`{"stream":"KEX_RESULTS","seq":12,"duplicate": true}`, `{"stream":"KEX_RESULTS", "seq":12}`, `{"stream":"KEX_RESULTS", "domain":"hub", "seq":5}`,
+		`{"stream":"KEX_DEADLETTERS", "seq":3}`, `{"stream":"", "seq":3}`, `{}`, `[]`, ``, `+OK`, `{"stream":"KEX_RESULTS","seq":12}}`,
 		`{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"},"stream":"KEX_RESULTS","seq":0}`,
 	} {
 		var want struct {
@@ -162,6 +162,21 @@ func TestPubAcksAreReadAsTheClientReadsThem(t *testing.T) {
 			}
 		case gotErr != nil || got != *want.PubAck:
 			t.Errorf("%s: %+v, %v; want %+v", text, got, gotErr, *want.PubAck)
+		}
+	}
+}
+
+// The server words its usual answer as we expect it; were it otherwise, reading it would only take longer.
+func TestTheUsualPubAckIsTheServers(t *testing.T) {
+	t.Parallel()
+	js := setUp(t, topology.Options{})
+	for want := uint64(1); want <= 2; want++ {
+		answer, err := js.Conn().Request(topology.ResultSubject(update.Delivered, "1", update.Comments), nil, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ack, ok := usualPubAck(answer.Data); !ok || ack.Sequence != want || ack.Stream != topology.StreamResults {
+			t.Errorf("%s: %+v, %t", answer.Data, ack, ok)
 		}
 	}
 }
