@@ -75,6 +75,8 @@ type relayProcess struct {
 
 	seen    seen         // what was last seen in NATS, for metrics
 	fetched *fetchCounts // what the queues have counted
+
+	index *journal.Index // of the results, which whoever holds partition 0 maintains
 }
 
 // Run runs the relay until ctx ends, then stops it: nil after a clean stop. It returns an error that says what to do
@@ -149,6 +151,7 @@ func (p *relayProcess) start(ctx context.Context, opts Options, httpAddr string)
 		OnAnswer:       p.conn.Load().Heard,
 	})
 	defer written.Close()
+	p.index = written.Index()
 	if err := p.newRelay(ctx, written); err != nil {
 		return err
 	}

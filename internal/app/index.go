@@ -3,8 +3,6 @@ package app
 import (
 	"context"
 	"sync"
-
-	"kexrelay/internal/journal"
 )
 
 // maintainIndex keeps the index of the results, by which a trace is found among very many of them, as long as this
@@ -15,7 +13,7 @@ func (p *relayProcess) maintainIndex(ctx context.Context, part *partition) (stop
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
-	work.Go(func() { journal.NewIndex(p.conn.Load().JetStream()).Maintain(ctx, p.logger) })
+	work.Go(func() { p.index.Maintain(ctx, p.logger) })
 	return func() {
 		cancel()
 		work.Wait()

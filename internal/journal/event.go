@@ -22,6 +22,7 @@ const (
 	dataContentType    = "application/json"
 	eventTypePrefix    = "kexrelay.update."
 	eventTypeSuffix    = ".v1"
+	deliveredType      = eventTypePrefix + string(update.Delivered) + eventTypeSuffix // The usual one.
 	// dataSchema is the $id of the schema of an event's data.
 	dataSchema = "urn:kexrelay:schema:result-data:v1"
 
@@ -114,7 +115,7 @@ func (j *Journal) settlementEvent(s *update.Settlement, deadLetterSeq uint64) Ev
 	if u.Replay != nil {
 		data.ReplayOf = u.Replay.DeadLetterSeq
 	}
-	return j.event("result-"+identity(u), data, u.Traceparent)
+	return j.event(resultID(u), data, u.Traceparent)
 }
 
 // event puts data into its envelope and bounds what others have written into it.
@@ -125,11 +126,15 @@ func (j *Journal) event(id string, data EventData, traceparent string) Event {
 	if !data.ReceivedAt.IsZero() {
 		data.DurationMs = new(max(0, data.SettledAt.Sub(data.ReceivedAt).Milliseconds()))
 	}
+	kind := deliveredType
+	if data.Outcome != update.Delivered {
+		kind = eventTypePrefix + string(data.Outcome) + eventTypeSuffix
+	}
 	return Event{
 		SpecVersion:     cloudEventsVersion,
 		ID:              id,
 		Source:          j.cfg.Source,
-		Type:            eventTypePrefix + string(data.Outcome) + eventTypeSuffix,
+		Type:            kind,
 		Subject:         data.Vorgangsnummer + "/" + string(data.Kind),
 		Time:            data.SettledAt,
 		DataContentType: dataContentType,

@@ -15,7 +15,8 @@ func (e *Event) encode() ([]byte, error) {
 	if e.usual() {
 		return e.appendUsual(make([]byte, 0, 768)), nil
 	}
-	return json.Marshal(e)
+	other := *e // A copy, so that the usual one need not be allocated.
+	return json.Marshal(&other)
 }
 
 // usual reports whether appendUsual knows every member that is set, and every text can be written as it is.

@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,7 +13,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"kexrelay/internal/topology"
-	"kexrelay/internal/update"
 )
 
 const (
@@ -31,25 +28,27 @@ const (
 	// indexPause is the rest after each block: a relay that finds a million results without an index must not take a
 	// whole core for it.
 	indexPause = 15 * time.Millisecond
-	// indexRetry is the rest after an error.
+	// indexRetry is the rest after an error, indexLook the time between two looks whether there are more results.
 	indexRetry = 5 * time.Second
+	indexLook  = time.Second
 	// indexBatch bounds how many blocks are on their way to a reader at once, within the client's 64 MiB.
 	indexBatch = 256
 )
 
 // Index finds the results of a trace ID or update ID without reading all of them: NATS knows messages by subject and
 // sequence alone. It is made of blocks in KEX_CONTROL, 8 bytes per result, written by whoever runs [Index.Maintain]
-// behind the results and never by the settling itself: it costs the way of an update nothing, everything in it can
-// be made again, and what it does not cover yet is read from the results themselves. Use NewIndex; its methods are
-// safe for concurrent use.
+// behind the results and never by the settling itself: it costs the way of an update next to nothing, everything in it
+// can be made again, and what it does not cover yet is read from the results themselves. Use NewIndex, or [Journal.Index]
+// for one that need not read what that Journal writes; its methods are safe for concurrent use.
 type Index struct {
 	control control
 	results *Results
+	own     *ownResults
 }
 
 // NewIndex makes an Index without a call.
 func NewIndex(js jetstream.JetStream) *Index {
-	return &Index{control: control{js: js}, results: NewResults(js)}
+	return &Index{control: control{js: js}, results: NewResults(js), own: &ownResults{}}
 }
 
 // indexed is one block.
@@ -71,15 +70,15 @@ func newIndexed(number uint64, created time.Time) *indexed {
 func (b *indexed) first() uint64 { return b.number * indexSpan }
 
 // end is the last sequence it covers.
-func (b *indexed) end() uint64 { return b.first() + indexSpan - 1 }
+func (b *indexed) end() uint64 { return indexEnd(b.number) }
+
+func indexEnd(number uint64) uint64 { return (number+1)*indexSpan - 1 }
 
 func (b *indexed) key() string { return indexPrefix + strconv.FormatUint(b.number, 10) }
 
 // add puts a result into its block.
 func (b *indexed) add(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
-	at := (meta.Sequence.Stream - b.first()) * indexPerSeq * 4
-	binary.LittleEndian.PutUint32(b.hashes[at:], idHash(msg.Headers().Get(update.HeaderTraceID)))
-	binary.LittleEndian.PutUint32(b.hashes[at+4:], idHash(msg.Headers().Get(topology.HeaderUpdateID)))
+	putHashes(b.hashes, meta.Sequence.Stream-b.first(), msg.Headers())
 	b.last, b.lastAt = meta.Sequence.Stream, meta.Timestamp.UnixNano()
 }
 
@@ -134,84 +133,11 @@ func idHash(id string) uint32 {
 	if id == "" {
 		return 0
 	}
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(id)) // Never fails.
-	sum := h.Sum64()
+	sum := uint64(14695981039346656037) // FNV-1a, as in hash/fnv, which would copy each ID.
+	for i := range len(id) {
+		sum = (sum ^ uint64(id[i])) * 1099511628211
+	}
 	return max(1, uint32(sum>>32)^uint32(sum)) //nolint:gosec // G115: the bits are all that counts.
-}
-
-// Maintain writes the index behind the results until ctx ends. One process at a time should; two only do the work
-// twice. Trouble is logged and waited out: without an index everything works, only looking for a trace takes longer.
-func (x *Index) Maintain(ctx context.Context, logger *slog.Logger) {
-	for ctx.Err() == nil {
-		if err := x.maintain(ctx); err != nil && ctx.Err() == nil {
-			logger.Warn("index of the results cannot be written; it is tried again", slog.Any("error", err))
-		}
-		pause(ctx, indexRetry)
-	}
-}
-
-// maintain writes blocks from the first one that is missing on. A block is written when a result behind it has been
-// seen: then whoever answers has all of it.
-func (x *Index) maintain(ctx context.Context) error {
-	state, err := x.state(ctx)
-	if err != nil {
-		return err
-	}
-	next, err := x.prepare(ctx, state)
-	if err != nil {
-		return err
-	}
-	block := newIndexed(next, state.created)
-	scan := Scan{Stream: topology.StreamResults, FromSeq: max(1, block.first()), Batch: settledBatch, HeadersOnly: true, Follow: true}
-	for msg, err := range scan.Messages(ctx, x.control.js) {
-		if err != nil {
-			return err
-		}
-		meta, err := msg.Metadata()
-		if err != nil {
-			return err
-		}
-		if meta.Sequence.Stream > block.end() {
-			if err := x.write(ctx, block); err != nil {
-				return err
-			}
-			block = newIndexed(meta.Sequence.Stream/indexSpan, state.created)
-			pause(ctx, indexPause)
-		}
-		block.add(msg, meta)
-	}
-	return nil
-}
-
-// write stores a block that is not empty, and removes those of which every result has expired.
-func (x *Index) write(ctx context.Context, block *indexed) error {
-	if block.last == 0 {
-		return nil
-	}
-	if err := x.control.call(ctx, "writing", block.key(), func(ctx context.Context, kv jetstream.KeyValue) error {
-		_, err := kv.Put(ctx, block.key(), block.encode())
-		return err
-	}); err != nil {
-		return err
-	}
-	state, err := x.state(ctx)
-	if err != nil {
-		return err
-	}
-	numbers, err := x.numbers(ctx)
-	if err != nil {
-		return err
-	}
-	for _, n := range numbers {
-		if (n+1)*indexSpan-1 >= state.first {
-			break
-		}
-		if err := x.control.purge(ctx, indexPrefix+strconv.FormatUint(n, 10)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // prepare gives the number of the first block to write. Blocks of another stream of results are removed.

@@ -81,6 +81,7 @@ type Journal struct {
 	publisher *Publisher
 	results   *Results
 	bodies    *Bodies
+	index     *Index
 }
 
 // New makes a Journal on the connection of js. It makes no call; a missing stream shows at the first write.
@@ -88,14 +89,22 @@ func New(js jetstream.JetStream, cfg Config) *Journal {
 	if cfg.MaxPayload == nil {
 		cfg.MaxPayload = js.Conn().MaxPayload
 	}
+	index := NewIndex(js)
+	publishing := cfg.publisher()
+	publishing.OnStored = index.own.stored
 	return &Journal{
 		js:        js,
 		cfg:       cfg,
-		publisher: NewPublisher(js, cfg.publisher()),
+		index:     index,
+		publisher: NewPublisher(js, publishing),
 		results:   NewResults(js),
 		bodies:    NewBodies(js),
 	}
 }
+
+// Index is the index of the results, for whoever maintains it beside this Journal: what the Journal writes itself need
+// not be read for it.
+func (j *Journal) Index() *Index { return j.index }
 
 // Close ends the Journal's subscriptions. Writes that are under way are given up; the connection stays open.
 func (j *Journal) Close() { j.publisher.Close() }
@@ -148,12 +157,12 @@ func (j *Journal) Begin(s *update.Settlement, done func(error)) bool {
 	if err != nil {
 		return false
 	}
-	return j.publisher.begin(msg, func(ack *jetstream.PubAck, err error) {
+	return j.publisher.begin(msg, func(ack jetstream.PubAck, err error) {
 		if err == nil && ack.Duplicate {
 			err = errNotTold
 		}
 		done(err)
-	})
+	}) == nil
 }
 
 // tellDoubleBooking compares a result that came back as duplicate with the stored one. A repeat of the same
@@ -265,5 +274,19 @@ func identity(u *update.Update) string { return Identity(u.Seq, u.StoredAt) }
 // Identity names a message of a stream for ever, by its sequence and the time it was stored, in characters that
 // both a Nats-Msg-Id and the key of a bucket take.
 func Identity(seq uint64, storedAt time.Time) string {
-	return strconv.FormatUint(seq, 10) + "-" + strconv.FormatInt(storedAt.UnixNano(), 10)
+	return string(appendIdentity(make([]byte, 0, maxIdentity), seq, storedAt))
+}
+
+// maxIdentity is the length of the longest identity.
+const maxIdentity = len("18446744073709551615-") + len("-9223372036854775808")
+
+func appendIdentity(b []byte, seq uint64, storedAt time.Time) []byte {
+	b = append(strconv.AppendUint(b, seq, 10), '-')
+	return strconv.AppendInt(b, storedAt.UnixNano(), 10)
+}
+
+// resultID is the Nats-Msg-Id of an update's result.
+func resultID(u *update.Update) string {
+	b := append(make([]byte, 0, len(resultIDPrefix)+maxIdentity), resultIDPrefix...)
+	return string(appendIdentity(b, u.Seq, u.StoredAt))
 }

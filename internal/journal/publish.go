@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -20,8 +19,8 @@ const (
 	defaultPatience       = 5 * time.Second
 	firstRepeat           = 50 * time.Millisecond
 	slowestRepeat         = time.Second
-	// maxPending bounds the publishes without an answer. It is far above any concurrency of the relay: it is there
-	// so that a caller's mistake stalls instead of eating memory.
+	// maxPending bounds the publishes without an answer; beyond it one is refused for now. It is far above any concurrency
+	// of the relay: it is there so that a caller's mistake waits instead of eating memory.
 	maxPending = 4096
 )
 
@@ -45,6 +44,8 @@ type PublisherConfig struct {
 	OnRetry func(subject string)
 	// OnAnswer, if not nil, hears what became of each publish.
 	OnAnswer OnAnswer
+	// OnStored, if not nil, is called with each message and its PubAck. It must return at once.
+	OnStored func(m *nats.Msg, ack jetstream.PubAck)
 }
 
 // OnAnswer is told what became of a request to NATS, by whose kind of words it was and with what error: nil for what
@@ -67,14 +68,9 @@ func publishing(subject string) string {
 // Publisher publishes to streams and waits for the PubAck. Many callers share one pipeline: nobody's wait for an
 // answer delays another's publish.
 type Publisher struct {
-	cfg PublisherConfig
-	// open makes a publishing context of its own on the caller's connection, because only that one can be told to
-	// forget an acknowledgement that never comes.
-	open func() (jetstream.JetStream, error)
-	// once are the options of every publish: no repeat by the library.
-	once []jetstream.PublishOpt
-	// begun are the publishes whose answers a function waits for.
-	begun begun
+	cfg   PublisherConfig
+	nc    *nats.Conn
+	begun *begun
 }
 
 // NewPublisher makes a Publisher on the connection of js, with its domain or API prefix.
@@ -85,41 +81,11 @@ func NewPublisher(js jetstream.JetStream, cfg PublisherConfig) *Publisher {
 	if cfg.Patience <= 0 {
 		cfg.Patience = defaultPatience
 	}
-	p := &Publisher{
-		cfg:   cfg,
-		once:  []jetstream.PublishOpt{jetstream.WithRetryAttempts(0), jetstream.WithStallWait(cfg.Timeout)},
-		begun: begun{waiting: map[*nats.Msg]answered{}},
-	}
-	p.open = sync.OnceValues(func() (jetstream.JetStream, error) {
-		opts := []jetstream.JetStreamOpt{
-			jetstream.WithPublishAsyncTimeout(cfg.Timeout),
-			jetstream.WithPublishAsyncMaxPending(maxPending),
-			jetstream.WithPublishAsyncAckHandler(func(_ jetstream.JetStream, m *nats.Msg, ack *jetstream.PubAck) {
-				cfg.OnAnswer.tell(publishing(m.Subject), nil)
-				p.begun.end(m, ack, nil)
-			}),
-			jetstream.WithPublishAsyncErrHandler(func(_ jetstream.JetStream, m *nats.Msg, err error) {
-				cfg.OnAnswer.tell(publishing(m.Subject), err)
-				p.begun.end(m, nil, err)
-			}),
-		}
-		switch o := js.Options(); {
-		case o.Domain != "":
-			return jetstream.NewWithDomain(js.Conn(), o.Domain, opts...)
-		case o.APIPrefix != "":
-			return jetstream.NewWithAPIPrefix(js.Conn(), o.APIPrefix, opts...)
-		}
-		return jetstream.New(js.Conn(), opts...)
-	})
-	return p
+	return &Publisher{cfg: cfg, nc: js.Conn(), begun: newBegun(js.Conn(), cfg.Timeout)}
 }
 
 // Close ends the subscription for answers; publishes under way end with their timeout. The connection stays open.
-func (p *Publisher) Close() {
-	if js, err := p.open(); err == nil {
-		js.CleanupPublisher()
-	}
-}
+func (p *Publisher) Close() { p.begun.close() }
 
 // Publish publishes a message that carries a Nats-Msg-Id and returns its PubAck. What may pass by itself (no leader,
 // no answer, a reconnect, an ID in process) is repeated within the patience; the ID makes the repeat harmless. A
@@ -127,13 +93,9 @@ func (p *Publisher) Close() {
 //
 // The error is ctx's cause, or a *PublishError that says why the server did not take the message.
 func (p *Publisher) Publish(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, error) {
-	js, err := p.open()
-	if err != nil {
-		return nil, fmt.Errorf("opening JetStream: %w", err)
-	}
 	until := time.Now().Add(p.cfg.Patience)
 	for wait := firstRepeat; ; wait = min(2*wait, slowestRepeat) {
-		ack, err := p.attempt(ctx, js, m)
+		ack, err := p.attempt(ctx, m)
 		if err == nil {
 			return ack, nil
 		}
@@ -157,23 +119,42 @@ func (p *Publisher) Publish(ctx context.Context, m *nats.Msg) (*jetstream.PubAck
 	}
 }
 
+// begin publishes a message that carries a Nats-Msg-Id, once, and returns without waiting: done is called, once, with
+// the PubAck or with why there is none, within the publish timeout. An error means that nothing was begun and done is not
+// called. No repeat is made: whoever hears an error calls Publish with the same message.
+func (p *Publisher) begin(m *nats.Msg, done answered) error {
+	return p.begun.publish(m, func(ack jetstream.PubAck, err error) {
+		p.cfg.OnAnswer.tell(publishing(m.Subject), err)
+		if err == nil && p.cfg.OnStored != nil {
+			p.cfg.OnStored(m, ack)
+		}
+		done(ack, err)
+	})
+}
+
 // attempt is one publish. It ends with the answer, with the publish timeout or with ctx; an answer that comes
-// later is dropped by the publishing context. The library's own repeats are off: they know only one of the reasons.
-func (p *Publisher) attempt(ctx context.Context, js jetstream.JetStream, m *nats.Msg) (*jetstream.PubAck, error) {
-	future, err := js.PublishMsgAsync(m, p.once...)
-	if err != nil && js.Conn().IsClosed() {
+// later is dropped.
+func (p *Publisher) attempt(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, error) {
+	type answer struct {
+		ack jetstream.PubAck
+		err error
+	}
+	answers := make(chan answer, 1) // Nobody may be waiting any more.
+	err := p.begin(m, func(ack jetstream.PubAck, err error) { answers <- answer{ack, err} })
+	if err != nil && p.nc.IsClosed() {
 		return nil, nats.ErrConnectionClosed // The client does not always say so.
 	}
 	if err != nil {
 		return nil, err
 	}
-	watched, done := topology.Call(ctx, p.cfg.Timeout+callTimeout) // The future ends before.
+	watched, done := topology.Call(ctx, p.cfg.Timeout+callTimeout) // The answer, or its lack, comes before.
 	defer done()
 	select {
-	case ack := <-future.Ok():
-		return ack, nil
-	case err := <-future.Err():
-		return nil, withDenial(js.Conn(), m.Subject, err)
+	case a := <-answers:
+		if a.err != nil {
+			return nil, withDenial(p.nc, m.Subject, a.err)
+		}
+		return &a.ack, nil
 	case <-watched.Done():
 		if ctx.Err() != nil {
 			return nil, ctx.Err()

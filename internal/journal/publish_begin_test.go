@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"encoding/json"
 	"errors"
 	"testing"
 	"time"
@@ -130,5 +131,123 @@ func TestALostConnectionTellsEverythingBegun(t *testing.T) {
 	}
 	if err := <-stopped; err != nil || len(told) != 0 {
 		t.Errorf("stopping the server: %v; %d told twice", err, len(told))
+	}
+}
+
+// The server's answers are read as jetstream reads them.
+func TestPubAcksAreReadAsTheClientReadsThem(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{
+		`{"stream":"KEX_RESULTS","seq":1}`, `{"stream":"KEX_RESULTS","seq":9999999999999999999}`, `{"stream":"KEX_RESULTS","seq":18446744073709551615}`,
+		`{"stream":"KEX_RESULTS","seq":18446744073709551616}`, `{"stream":"KEX_RESULTS","seq":0}`, `{"stream":"KEX_RESULTS","seq":007}`,
+		`{"stream":"KEX_RESULTS","seq":}`, `{"stream":"KEX_RESULTS","seq":-1}`, `{"stream":"KEX_RESULTS","seq":1e3}`, `{"stream":"KEX_RESULTS","seq":12`,
+		`{"stream":"KEX_RESULTS","seq":12,"duplicate": true}`, `{"stream":"KEX_RESULTS", "seq":12}`, `{"stream":"KEX_RESULTS", "domain":"hub", "seq":5}`,
+		`{"stream":"KEX_DEADLETTERS", "seq":3}`, `{"stream":"", "seq":3}`, `{}`, `[]`, ``, `+OK`, `{"stream":"KEX_RESULTS","seq":12}}`,
+		`{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"},"stream":"KEX_RESULTS","seq":0}`,
+	} {
+		var want struct {
+			Error *jetstream.APIError `json:"error"`
+			*jetstream.PubAck
+		}
+		err := json.Unmarshal([]byte(text), &want)
+		got, gotErr := decodePubAck([]byte(text))
+		switch {
+		case err != nil || want.Error == nil && (want.PubAck == nil || want.Stream == ""):
+			if !errors.Is(gotErr, jetstream.ErrInvalidJSAck) {
+				t.Errorf("%s: %+v, %v; want an invalid answer", text, got, gotErr)
+			}
+		case want.Error != nil:
+			if !errors.Is(gotErr, want.Error) {
+				t.Errorf("%s: %v, want %v", text, gotErr, want.Error)
+			}
+		case gotErr != nil || got != *want.PubAck:
+			t.Errorf("%s: %+v, %v; want %+v", text, got, gotErr, *want.PubAck)
+		}
+	}
+}
+
+// The server words its usual answer as we expect it; were it otherwise, reading it would only take longer.
+func TestTheUsualPubAckIsTheServers(t *testing.T) {
+	t.Parallel()
+	js := setUp(t, topology.Options{})
+	for want := uint64(1); want <= 2; want++ {
+		answer, err := js.Conn().Request(topology.ResultSubject(update.Delivered, "1", update.Comments), nil, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ack, ok := usualPubAck(answer.Data); !ok || ack.Sequence != want || ack.Stream != topology.StreamResults {
+			t.Errorf("%s: %+v, %t", answer.Data, ack, ok)
+		}
+	}
+}
+
+// Those whose time is over are told, and only those; an answer that comes later is nobody's.
+func TestWhatIsPublishedIsWaitedForAsLongAsTheTimeoutSays(t *testing.T) {
+	t.Parallel()
+	js := connect(t, embeddedtest.Run(t).URL())
+	replies := make(chan string, 3)
+	if _, err := js.Conn().Subscribe("kex.>", func(m *nats.Msg) { replies <- m.Reply }); err != nil {
+		t.Fatal(err)
+	}
+	b := newBegun(js.Conn(), 300*time.Millisecond)
+	t.Cleanup(b.close)
+	type told struct {
+		n   int
+		err error
+		at  time.Time
+	}
+	heard := make(chan told, 4)
+	var begun [3]time.Time
+	for n := range begun {
+		begun[n] = time.Now()
+		if err := b.publish(&nats.Msg{Subject: "kex.test"}, func(_ jetstream.PubAck, err error) { heard <- told{n, err, time.Now()} }); err != nil {
+			t.Fatal(err)
+		}
+		reply := <-replies
+		if n == 1 {
+			if err := js.Conn().Publish(reply, []byte(`{"stream":"S", "seq":1}`)); err != nil {
+				t.Fatal(err)
+			}
+			if first := <-heard; first.n != 1 || first.err != nil {
+				t.Fatalf("told %+v first, want 1 without an error", first)
+			}
+		}
+		defer func() { _ = js.Conn().Publish(reply, []byte(`{"stream":"S", "seq":2}`)) }()
+		pause(t.Context(), 50*time.Millisecond)
+	}
+	for _, n := range []int{0, 2} {
+		one := <-heard
+		if one.n != n || !errors.Is(one.err, jetstream.ErrAsyncPublishTimeout) || one.at.Before(begun[n].Add(b.timeout)) {
+			t.Errorf("told %+v, want %d after its time, begun at %v", one, n, begun[n])
+		}
+	}
+	if b.oldest != nil || b.newest != nil || len(b.waiting) != 0 {
+		t.Errorf("%d are still waited for", len(b.waiting))
+	}
+}
+
+func TestMoreThanMayWaitAreRefusedForNow(t *testing.T) {
+	t.Parallel()
+	js := connect(t, embeddedtest.Run(t).URL())
+	if _, err := js.Conn().Subscribe("kex.>", func(*nats.Msg) {}); err != nil { // Or the server says that nobody listens.
+		t.Fatal(err)
+	}
+	b := newBegun(js.Conn(), time.Minute)
+	told := 0
+	done := func(_ jetstream.PubAck, err error) {
+		if told++; !errors.Is(err, jetstream.ErrJetStreamPublisherClosed) {
+			t.Errorf("told %v", err)
+		}
+	}
+	for range maxPending {
+		if err := b.publish(&nats.Msg{Subject: "kex.test"}, done); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.publish(&nats.Msg{Subject: "kex.test"}, done); refusalOf(err) != RefusedForNow || err == nil {
+		t.Errorf("one more: %v", err)
+	}
+	if b.close(); told != maxPending {
+		t.Errorf("%d were told of the end, want %d", told, maxPending)
 	}
 }

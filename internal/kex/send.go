@@ -138,12 +138,16 @@ func (c *Client) endpoint(r update.Request) (*url.URL, *fault.Error) {
 		return invalid("the trace ID must be printable ASCII without spaces")
 	}
 	u := *c.base
-	tail := "/vorgang/" + r.Vorgangsnummer + "/" + string(r.Kind) // Nothing in it needs escaping.
 	if u.RawPath != "" {
-		u.RawPath = strings.TrimSuffix(u.RawPath, "/") + tail
+		u.RawPath = pathOf(u.RawPath, r)
 	}
-	u.Path = strings.TrimSuffix(u.Path, "/") + tail
+	u.Path = pathOf(u.Path, r)
 	return &u, nil
+}
+
+// pathOf is the path for r below a base's. Nothing that is added needs escaping.
+func pathOf(base string, r update.Request) string {
+	return strings.TrimSuffix(base, "/") + "/vorgang/" + r.Vorgangsnummer + "/" + string(r.Kind)
 }
 
 func isVorgangsnummer(s string) bool {

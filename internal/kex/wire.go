@@ -85,6 +85,37 @@ func (c *countedConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// ReadFrom writes a body that is in memory as it lies there. net/http reads bodies through a limit, and so would copy it
+// into a buffer of 32 KiB and write that, again and again: for 1 MB, thirty writes in place of one.
+func (c *countedConn) ReadFrom(r io.Reader) (int64, error) {
+	if limited, ok := r.(*io.LimitedReader); ok {
+		if body, ok := limited.R.(io.WriterTo); ok {
+			n, err := body.WriteTo(&limitedWriter{c, limited.N})
+			limited.N -= n
+			return n, err
+		}
+	}
+	return io.Copy(struct{ io.Writer }{c}, r)
+}
+
+// limitedWriter writes no more than what a body may have.
+type limitedWriter struct {
+	to   io.Writer
+	left int64
+}
+
+var errBodyTooLong = errors.New("request body is longer than it was said to be")
+
+// Write writes, or says that it is too much.
+func (l *limitedWriter) Write(p []byte) (int, error) {
+	if int64(len(p)) > l.left {
+		return 0, errBodyTooLong
+	}
+	n, err := l.to.Write(p)
+	l.left -= int64(n)
+	return n, err
+}
+
 // counted finds our connection below the TLS layers (two of them through an https:// proxy).
 func counted(conn net.Conn) *countedConn {
 	for conn != nil {

@@ -301,11 +301,17 @@ func (r *Relay) Stats() Stats {
 // traceID makes the trace ID of an update that came without a usable one. It depends on the update's identity
 // alone: each time the update is opened, and in each process that does, it is the same.
 func (r *Relay) traceID(it *item) string {
-	identity := binary.BigEndian.AppendUint64(nil, it.delivery.Seq())
-	identity = binary.BigEndian.AppendUint64(identity, uint64(it.delivery.StoredAt().UnixNano()))
-	digest := sha256.Sum256(identity)
-	return r.cfg.TracePrefix + strings.ToLower(base32.StdEncoding.EncodeToString(digest[:10]))
+	var identity [16]byte
+	binary.BigEndian.PutUint64(identity[:8], it.delivery.Seq())
+	binary.BigEndian.PutUint64(identity[8:], uint64(it.delivery.StoredAt().UnixNano()))
+	digest := sha256.Sum256(identity[:])
+	var id [16]byte
+	lowerBase32.Encode(id[:], digest[:10])
+	return r.cfg.TracePrefix + string(id[:])
 }
+
+// lowerBase32 is base32 as it is usual, in lower case.
+var lowerBase32 = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567")
 
 // newTraceID makes a trace ID for a request that belongs to no update.
 func (r *Relay) newTraceID() string {

@@ -175,8 +175,7 @@ func (r *Relay) observe(ctx context.Context, u *update.Update, it *item, a attem
 		return
 	}
 	var space [15]slog.Attr // Once per update: nothing is boxed, nothing allocated.
-	attrs := append(space[:0], identityAttrs(u)...)
-	attrs = append(attrs,
+	attrs := append(appendIdentity(space[:0], u),
 		slog.Int("attempt", it.progress.attempts), slog.Bool("sent", a.sent),
 		slog.String("request_id", it.progress.requestID),
 		slog.String("outcome", v.action.String()),
@@ -194,13 +193,16 @@ func (r *Relay) observe(ctx context.Context, u *update.Update, it *item, a attem
 	if u.Note != "" {
 		attrs = append(attrs, slog.String("note", u.Note))
 	}
-	r.deps.Logger.LogAttrs(ctx, level, "attempt", attrs...)
+	// As the logger's LogAttrs does, without looking for the line of code: no handler tells it.
+	record := slog.NewRecord(time.Now(), level, "attempt", 0)
+	record.AddAttrs(attrs...)
+	_ = r.deps.Logger.Handler().Handle(ctx, record) // The logger, too, has nobody to tell.
 }
 
 // identity are the attributes that name an update in every line about it.
 func identity(u *update.Update) []any {
 	var attrs []any
-	for _, a := range identityAttrs(u) {
+	for _, a := range appendIdentity(nil, u) {
 		attrs = append(attrs, a)
 	}
 	if id := otelTraceID(u); id.Key != "" {
@@ -209,12 +211,12 @@ func identity(u *update.Update) []any {
 	return attrs
 }
 
-func identityAttrs(u *update.Update) []slog.Attr {
-	return []slog.Attr{
+func appendIdentity(attrs []slog.Attr, u *update.Update) []slog.Attr {
+	return append(attrs,
 		slog.String("update_id", u.ID),
 		slog.Uint64("update_seq", u.Seq),
 		slog.String("vorgangsnummer", u.Vorgangsnummer),
 		slog.String("kind", string(u.Kind)),
 		slog.String("trace_id", u.TraceID),
-	}
+	)
 }

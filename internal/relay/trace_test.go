@@ -1,7 +1,12 @@
 package relay
 
 import (
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/binary"
+	"strings"
 	"testing"
+	"time"
 
 	"kexrelay/internal/update"
 )
@@ -21,5 +26,18 @@ func TestTracingCostsNothingWhileItIsOff(t *testing.T) {
 	}
 	if id := otelTraceID(&update.Update{}); id.Key != "" {
 		t.Errorf("a trace ID without a trace: %v", id)
+	}
+}
+
+// The trace ID of an update that came without one is the same in every process, also in one of an earlier version.
+func TestAMadeTraceIDIsThatOfEarlierVersions(t *testing.T) {
+	t.Parallel()
+	d := comments(4711, "1")
+	r := &Relay{cfg: Config{TracePrefix: "kxr"}}
+	identity := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, 4711), uint64(time.Second)) // fakeDelivery is stored then.
+	digest := sha256.Sum256(identity)
+	want := "kxr" + strings.ToLower(base32.StdEncoding.EncodeToString(digest[:10]))
+	if got := r.traceID(&item{delivery: d}); got != want {
+		t.Errorf("%s, want %s", got, want)
 	}
 }

@@ -42,7 +42,7 @@ type LogOptions struct {
 // NewLogger makes the process's logger on w.
 func NewLogger(w io.Writer, o LogOptions) *slog.Logger {
 	if o.Format == FormatJSON || o.Format != FormatText && !o.Terminal {
-		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: o.Level, ReplaceAttr: forPrograms}))
+		return slog.New(newJSONHandler(w, o.Level))
 	}
 	options := &tint.Options{
 		Level: o.Level, TimeFormat: layoutTerminal, NoColor: o.NoColor || !o.Terminal, ReplaceAttr: forPeople,

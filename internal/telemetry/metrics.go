@@ -54,6 +54,29 @@ type Metrics struct {
 	publishRetries  *prometheus.CounterVec
 	natsErrors      *prometheus.CounterVec
 	credentials     *prometheus.GaugeVec
+
+	usual usualSeries
+}
+
+// usualSeries are the series that every update counts in, by the values of their labels: to look for them each time costs
+// more than the counting.
+type usualSeries struct {
+	attempts        map[attemptLabels]prometheus.Counter
+	attemptDuration map[update.Kind]prometheus.Observer
+	updates         map[updateLabels]prometheus.Counter
+	updateDuration  map[updateLabels]prometheus.Observer // Without a reason.
+	settleDuration  map[update.Kind]prometheus.Observer
+}
+
+type attemptLabels struct {
+	kind  update.Kind
+	class Class
+}
+
+type updateLabels struct {
+	kind    update.Kind
+	outcome update.Outcome
+	reason  fault.Reason
 }
 
 // NewMetrics makes all metrics with every series at 0, so that a rate over the first event is right.
@@ -99,23 +122,31 @@ func NewMetrics(build BuildInfo) *Metrics {
 
 // begin makes every series that may come.
 func (m *Metrics) begin() {
+	m.usual = usualSeries{
+		attempts:        make(map[attemptLabels]prometheus.Counter),
+		attemptDuration: make(map[update.Kind]prometheus.Observer),
+		updates:         make(map[updateLabels]prometheus.Counter),
+		updateDuration:  make(map[updateLabels]prometheus.Observer),
+		settleDuration:  make(map[update.Kind]prometheus.Observer),
+	}
 	for _, kind := range kinds() {
 		for _, outcome := range []update.Outcome{update.Delivered, update.Discarded, update.Erased, update.DoubleBooked} {
-			m.updates.WithLabelValues(string(kind), string(outcome), noReason)
+			m.usual.updates[updateLabels{kind: kind, outcome: outcome}] = m.updates.WithLabelValues(string(kind), string(outcome), noReason)
 		}
 		for _, reason := range fault.DeadLetterReasons() {
 			m.updates.WithLabelValues(string(kind), string(update.DeadLettered), string(reason))
 		}
-		m.updateDuration.WithLabelValues(string(kind), string(update.DeadLettered))
-		m.updateDuration.WithLabelValues(string(kind), string(update.Delivered))
-		m.settleDuration.WithLabelValues(string(kind))
+		for _, outcome := range []update.Outcome{update.DeadLettered, update.Delivered} {
+			m.usual.updateDuration[updateLabels{kind: kind, outcome: outcome}] = m.updateDuration.WithLabelValues(string(kind), string(outcome))
+		}
+		m.usual.settleDuration[kind] = m.settleDuration.WithLabelValues(string(kind))
 		m.duplicates.WithLabelValues(string(kind))
 	}
 	for _, kind := range update.Kinds() { // An invalid one is never sent.
 		for _, class := range Classes() {
-			m.attempts.WithLabelValues(string(kind), string(class))
+			m.usual.attempts[attemptLabels{kind, class}] = m.attempts.WithLabelValues(string(kind), string(class))
 		}
-		m.attemptDuration.WithLabelValues(string(kind))
+		m.usual.attemptDuration[kind] = m.attemptDuration.WithLabelValues(string(kind))
 		m.unknownOutcomes.WithLabelValues(string(kind))
 		m.kindPaused.WithLabelValues(string(kind))
 	}
@@ -139,8 +170,15 @@ func (m *Metrics) begin() {
 
 // Attempt counts one request to the API and how long it took. ClassOf gives the class of its error.
 func (m *Metrics) Attempt(kind update.Kind, class Class, took time.Duration) {
-	m.attempts.WithLabelValues(kindLabel(kind), label(class, Classes(), other)).Inc()
-	m.attemptDuration.WithLabelValues(kindLabel(kind)).Observe(took.Seconds())
+	attempts, duration := m.usual.attempts[attemptLabels{kind, class}], m.usual.attemptDuration[kind]
+	if attempts == nil {
+		attempts = m.attempts.WithLabelValues(kindLabel(kind), label(class, Classes(), other))
+	}
+	if duration == nil {
+		duration = m.attemptDuration.WithLabelValues(kindLabel(kind))
+	}
+	attempts.Inc()
+	duration.Observe(took.Seconds())
 }
 
 // UnknownOutcome counts one request that may or may not have been booked, beside its Attempt.
@@ -151,14 +189,24 @@ func (m *Metrics) UnknownOutcome(kind update.Kind) {
 // Settled counts one settlement, or a notice about an update that was settled before. The reason counts for dead
 // letters alone.
 func (m *Metrics) Settled(kind update.Kind, outcome update.Outcome, reason fault.Reason) {
-	m.updates.WithLabelValues(
-		kindLabel(kind), label(outcome, update.Outcomes(), other), settledReason(outcome, reason)).Inc()
+	updates := m.usual.updates[updateLabels{kind, outcome, reason}]
+	if updates == nil {
+		updates = m.updates.WithLabelValues(kindLabel(kind), label(outcome, update.Outcomes(), other), settledReason(outcome, reason))
+	}
+	updates.Inc()
 }
 
 // Took notes how long a settled update took, and how much of that was writing down how it ended.
 func (m *Metrics) Took(kind update.Kind, outcome update.Outcome, all, settling time.Duration) {
-	m.updateDuration.WithLabelValues(kindLabel(kind), label(outcome, update.Outcomes(), other)).Observe(max(0, all.Seconds()))
-	m.settleDuration.WithLabelValues(kindLabel(kind)).Observe(max(0, settling.Seconds()))
+	updating, settlingTook := m.usual.updateDuration[updateLabels{kind: kind, outcome: outcome}], m.usual.settleDuration[kind]
+	if updating == nil {
+		updating = m.updateDuration.WithLabelValues(kindLabel(kind), label(outcome, update.Outcomes(), other))
+	}
+	if settlingTook == nil {
+		settlingTook = m.settleDuration.WithLabelValues(kindLabel(kind))
+	}
+	updating.Observe(max(0, all.Seconds()))
+	settlingTook.Observe(max(0, settling.Seconds()))
 }
 
 // PossibleDuplicate counts one settled update that may have been booked more than once.
