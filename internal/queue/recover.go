@@ -25,7 +25,7 @@ func (f *fetcher) verify(ctx context.Context) error {
 	if info == nil {
 		return err
 	}
-	// On the way here the answer was behind every delivery made before it.
+	// Most deliveries made before the answer are here by now. One that comes later is read meanwhile, and only renews a handle.
 	if err := f.drain(inboxSize); err != nil {
 		return err
 	}
