@@ -152,10 +152,12 @@ func (p *relayProcess) start(ctx context.Context, opts Options, httpAddr string)
 	})
 	defer written.Close()
 	p.index = written.Index()
-	if err := p.newRelay(ctx, written); err != nil {
+	p.newRelay(ctx, written)
+	p.divide(found.Partitions)
+	// Only now: whoever asks for metrics from here on sees all of the above.
+	if err := p.registerMetrics(); err != nil {
 		return err
 	}
-	p.divide(found.Partitions)
 	defer p.retired.Wait()
 	p.verified.Store(true)
 	defer p.announce(opts.Build)()

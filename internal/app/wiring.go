@@ -70,7 +70,7 @@ func ConnectOptions(c config.Connection) queue.ConnectOptions {
 }
 
 // newRelay makes the gate and the pipeline behind it.
-func (p *relayProcess) newRelay(ctx context.Context, written *journal.Journal) error {
+func (p *relayProcess) newRelay(ctx context.Context, written *journal.Journal) {
 	r := p.cfg.Relay
 	p.gate = hold.New(hold.Config{
 		Limit: r.Concurrency, Initial: r.RetryInitial, MaxInterval: r.RetryMaxInterval, Replica: r.Name, Logger: p.logger,
@@ -92,7 +92,6 @@ func (p *relayProcess) newRelay(ctx context.Context, written *journal.Journal) e
 		Observer:  observer{p.metrics, &p.failure}, Tracer: tracer, Gate: p.gate, Logger: p.logger,
 		OnReady: func(ready int) { p.throttleIntake(ready, enough) },
 	})
-	return p.registerMetrics()
 }
 
 // throttleIntake pauses fetching while enough lanes are runnable. There is some distance between pausing and going
