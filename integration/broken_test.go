@@ -95,8 +95,8 @@ func brokenScenarios() []brokenScenario {
 				name: "nothing read at all", caughtBy: []string{"checkOrder", "checkPending"},
 				edits: []edit{withoutTakeOver, {
 					"internal/queue/gap.go",
-					"\tif meta.consumerSeq == q.last+1 ||",
-					"\tif meta.consumerSeq >= q.last ||",
+					"\treturn span{q.seen + 1, meta.streamSeq - 1}, true\n",
+					"\treturn span{}, false\n",
 				}},
 			},
 		}},
