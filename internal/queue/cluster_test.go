@@ -93,7 +93,7 @@ func stepDown(t *testing.T, servers []*server.Server, nc *nats.Conn) {
 		t.Fatal(err)
 	}
 	eventually(t, "another server leads the stream", func() bool { now := leader(); return now >= 0 && now != before })
-	// It looks as soon as it leads, in a goroutine that nobody can wait for: measured, within 50 ms.
+	// It looks when it leads, in a goroutine that nobody can wait for. So long was enough to see the loss by a reset.
 	time.Sleep(300 * time.Millisecond)
 }
 

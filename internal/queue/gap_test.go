@@ -28,6 +28,25 @@ func dead(t *testing.T, conn *Conn, partition, n int) {
 	}
 }
 
+// wantRead takes each partition over from a process that died with all of it, checks what is read, and settles it.
+func wantRead(t *testing.T, conn *Conn, partitions ...[]uint64) {
+	t.Helper()
+	for partition, want := range partitions {
+		dead(t, conn, partition, len(want))
+		q := open(t, conn, Config{Partition: partition})
+		if err := q.TakeOver(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r := start(t, q)
+		if got := seqs(r.await(len(want))); !slices.Equal(got, want) {
+			t.Errorf("partition %d: got %v, want %v", partition, got, want)
+		}
+		ackAll(t, r.all())
+		eventually(t, "nothing is held for reading", func() bool { return q.budget.Bytes() == 0 })
+	}
+	eventually(t, "the stream is empty", func() bool { return stored(t, conn) == 0 })
+}
+
 func TestWhatIsReadKeepsTheOrderOfTwoFilters(t *testing.T) {
 	t.Parallel()
 	conn := connect(t, ConnectOptions{URL: embeddedtest.Run(t).URL()}, Hooks{Logger: logger(t)})
@@ -50,19 +69,7 @@ func TestWhatIsReadKeepsTheOrderOfTwoFilters(t *testing.T) {
 			one = append(one, ack.Sequence)
 		}
 	}
-	for partition, want := range [][]uint64{zero, one} {
-		dead(t, conn, partition, len(want))
-		q := open(t, conn, Config{Partition: partition})
-		if err := q.TakeOver(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		r := start(t, q)
-		if got := seqs(r.await(len(want))); !slices.Equal(got, want) {
-			t.Errorf("partition %d: got %v, want %v", partition, got, want)
-		}
-		ackAll(t, r.all())
-	}
-	eventually(t, "the stream is empty", func() bool { return stored(t, conn) == 0 })
+	wantRead(t, conn, zero, one)
 }
 
 func TestNothingIsReadWhileThereIsEnoughToDo(t *testing.T) {
@@ -195,20 +202,7 @@ func TestAllThatIsLeftIsReadHoweverFarApart(t *testing.T) {
 		partition := topology.Partition(strconv.Itoa(i%vorgaenge), 3)
 		want[partition] = append(want[partition], seq)
 	}
-	for partition, want := range want {
-		dead(t, conn, partition, len(want))
-		q := open(t, conn, Config{Partition: partition})
-		if err := q.TakeOver(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		r := start(t, q)
-		if got := seqs(r.await(len(want))); !slices.Equal(got, want) {
-			t.Errorf("partition %d: got %v, want %v", partition, got, want)
-		}
-		ackAll(t, r.all())
-		eventually(t, "nothing is held for reading", func() bool { return q.budget.Bytes() == 0 })
-	}
-	eventually(t, "the stream is empty", func() bool { return stored(t, conn) == 0 })
+	wantRead(t, conn, want...)
 }
 
 // A leader that lags behind the consumer may catch up between two questions.
