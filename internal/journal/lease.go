@@ -80,10 +80,38 @@ type Leases struct {
 // NewLeases makes a Leases without a call. The replica's name is for people; what tells two processes apart is made
 // here.
 func NewLeases(js jetstream.JetStream, replica string, logger *slog.Logger) *Leases {
+	timing := defaultLeaseTiming()
 	return &Leases{
-		js: js, store: &control{js: js}, replica: replica, process: randomID(), logger: logger,
-		timing: defaultLeaseTiming(), clock: bootClock(), held: map[int]*Lease{},
+		js: js, store: askedControl{&control{js: js}, timing.poll}, replica: replica, process: randomID(), logger: logger,
+		timing: timing, clock: bootClock(), held: map[int]*Lease{},
 	}
+}
+
+// askedControl puts a question again while the one before has no answer. When the bucket's leader has died, its successor
+// answers only what it is asked itself: a candidate that waited for one answer at a time stood still for up to a second
+// longer than the election took.
+type askedControl struct {
+	*control
+
+	every time.Duration
+}
+
+func (c askedControl) get(ctx context.Context, key string, into any) (written, error) {
+	type answer struct {
+		written
+
+		value json.RawMessage // Not into: a late answer must not write to what is being read.
+	}
+	a, err := topology.AskEach(ctx, c.every, func(ctx context.Context) (a answer, err error) {
+		a.written, err = c.control.get(ctx, key, &a.value)
+		return a, err
+	})
+	if err == nil {
+		err = json.Unmarshal(a.value, into)
+	} else if ctx.Err() != nil {
+		err = Explain("reading "+key+" in "+topology.BucketControl, c.js, err)
+	}
+	return a.written, err
 }
 
 // OnAnswer makes f hear what became of each call to the bucket of leases. Call it before anything else.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"kexrelay/internal/topology"
 )
@@ -386,4 +389,41 @@ func badControl(seed uint64, late *sync.WaitGroup) func(context.Context, func(co
 		}
 		return do(ctx)
 	}
+}
+
+// A bucket whose leader has just died answers only what it is asked when it has the next one. A lease is taken in that
+// moment: a question that got lost is put again long before it is given up.
+func TestALeaseIsTakenAsSoonAsItsBucketHasALeader(t *testing.T) {
+	t.Parallel()
+	url := leaseServer(t)
+	js := connect(t, url)
+	var lost atomic.Bool
+	if _, err := js.Conn().Subscribe("electing.>", func(m *nats.Msg) {
+		subject := strings.TrimPrefix(m.Subject, "electing.")
+		if strings.HasPrefix(subject, "STREAM.MSG.GET.") && lost.CompareAndSwap(false, true) {
+			return
+		}
+		if !strings.HasPrefix(subject, "$KV.") { // The client puts the prefix before what it writes, too.
+			subject = "$JS.API." + subject
+		}
+		if err := js.Conn().PublishMsg(&nats.Msg{Subject: subject, Reply: m.Reply, Header: m.Header, Data: m.Data}); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	electing, err := jetstream.NewWithAPIPrefix(js.Conn(), "electing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := NewLeases(electing, "a", discard())
+	l.timing.call = time.Minute // One question may wait for longer than the test.
+	lease, err := l.try(within(t, 20*time.Second), 0, &sighting{})
+	if err != nil || lease == nil {
+		t.Fatalf("lease %v, error %v", lease, err)
+	}
+	if !lost.Load() {
+		t.Error("no question got lost")
+	}
+	mustRelease(t, lease)
 }

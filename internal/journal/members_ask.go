@@ -21,13 +21,17 @@ func (m *Members) askWhileDeaf(ctx context.Context) {
 			pause(ctx, timing.poll)
 			continue
 		}
-		m.ask(ctx)
-		pause(ctx, timing.renew)
+		wait := timing.renew
+		if m.ask(ctx) != nil {
+			wait = timing.poll // There may be a leader in the next moment.
+		}
+		pause(ctx, wait)
 	}
 }
 
-// ask takes in the records as the bucket's leader has them now. An error ends it: whoever writes the records tells of it.
-func (m *Members) ask(ctx context.Context) {
+// ask takes in the records as the bucket's leader has them now. An error ends it and is not logged: whoever writes the
+// records tells of it.
+func (m *Members) ask(ctx context.Context) error {
 	// Whatever is read is at least as young as this. Our own record, which says how young everything is, must not claim
 	// more.
 	began := m.leases.clock()
@@ -40,7 +44,7 @@ func (m *Members) ask(ctx context.Context) {
 			continue
 		case errors.Is(err, errNoKey):
 		case err != nil:
-			return
+			return err
 		default:
 			m.view.sawLease(n, seen, record, readable && record.Released)
 			continue
@@ -50,8 +54,11 @@ func (m *Members) ask(ctx context.Context) {
 	for slot := 0; ; slot++ {
 		var record replicaRecord
 		seen, readable, err := m.askFor(ctx, replicaKey(slot), &record)
-		if err != nil { // Slots are taken from the first on and never removed: there are no more.
-			return
+		if errors.Is(err, errNoKey) { // Slots are taken from the first on and never removed: there are no more.
+			return nil
+		}
+		if err != nil {
+			return err
 		}
 		if !readable {
 			record = replicaRecord{Gone: true}

@@ -59,7 +59,9 @@ func TestWhatIsAskedForIsAsOldAsTheQuestion(t *testing.T) {
 		now += time.Second
 		return now
 	}
-	m.ask(t.Context())
+	if err := m.ask(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if m.view.beaten != time.Second {
 		t.Errorf("asked at 1s, and what is seen claims to be of %v", m.view.beaten)
 	}

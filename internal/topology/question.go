@@ -20,6 +20,13 @@ const askPause = 500 * time.Millisecond
 //
 //nolint:ireturn // Whatever the question is about; jetstream's handles are interfaces.
 func Ask[T any](ctx context.Context, question func(ctx context.Context) (T, error)) (T, error) {
+	return AskEach(ctx, askPause, question)
+}
+
+// AskEach is Ask with the time between two askings, for a question that so few put that its leader will not notice.
+//
+//nolint:ireturn // As Ask.
+func AskEach[T any](ctx context.Context, every time.Duration, question func(ctx context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type answer struct {
@@ -35,7 +42,7 @@ func Ask[T any](ctx context.Context, question func(ctx context.Context) (T, erro
 			case <-ctx.Done():
 			}
 		}()
-		again := time.NewTimer(askPause)
+		again := time.NewTimer(every)
 		for waiting := true; waiting; {
 			select {
 			case a := <-answers:
