@@ -80,6 +80,10 @@ type fetcher struct {
 	// is how far it reaches, 0 if nothing is missing: read up to there what was not among those kept.
 	hole       bool
 	behindKept uint64
+
+	// unsure says that the consumer may have served somebody else last, of whom it had not told yet when it was asked: the
+	// next delivery tells, and if a whole request brings none, the consumer is asked again.
+	unsure bool
 }
 
 // pull is a request for updates that the server has not answered in full.
@@ -110,7 +114,7 @@ func (q *Queue) Run(ctx context.Context, accept func(*Delivery)) error {
 	}
 	defer q.running.Store(false)
 	defer q.state.Store(StateStopped)
-	f := &fetcher{q: q, accept: accept, unread: q.unread}
+	f := &fetcher{q: q, accept: accept, unread: q.unread, unsure: true}
 	err := f.run(ctx)
 	q.unread = f.left()
 	if ctx.Err() != nil {
@@ -323,6 +327,7 @@ func (f *fetcher) handle(m *nats.Msg) error {
 		// More may be on a slow way here.
 		f.current.deadline = time.Now().Add(f.q.pullExpiry + pullGrace)
 	}
+	f.unsure = false
 	if f.unread.empty() {
 		before, hole := f.q.gap(meta)
 		f.hole = f.hole || hole

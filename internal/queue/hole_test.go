@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -58,4 +59,54 @@ func TestWhatARunLeavesUnreadIncludesWhatItKept(t *testing.T) {
 			t.Errorf("%s: %v is left, want %v", name, got, test.want)
 		}
 	}
+}
+
+// In a cluster the consumer tells of a delivery only when its quorum has it. One that was on its way there at the
+// take-over, to a process that is gone, is found although nothing comes behind it.
+func TestTheLastDeliveryToAFormerProcessIsFound(t *testing.T) {
+	t.Parallel()
+	conn := prepared(t, ackWait(time.Hour), pinnedTTL(time.Hour))
+	fill(t, conn, 3, 1)
+	q := open(t, conn, Config{})
+	if err := q.TakeOver(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	steal(t, conn, 3)
+	if err := q.unpin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, q)
+	if got := seqs(r.await(3)); !slices.Equal(got, []uint64{1, 2, 3}) {
+		t.Errorf("handed over: %v", got)
+	}
+	ackAll(t, r.all())
+	eventually(t, "the stream is empty", func() bool { return stored(t, conn) == 0 })
+}
+
+// The same when it is somebody else who gets them for a while, and then nobody does.
+func TestWhatAnotherGotLastIsFound(t *testing.T) {
+	t.Parallel()
+	conn := prepared(t, ackWait(time.Hour), pinnedTTL(time.Hour))
+	fill(t, conn, 3, 1)
+	var busy atomic.Bool
+	q := open(t, conn, Config{Busy: busy.Load})
+	r := start(t, q)
+	r.await(3)
+	busy.Store(true)
+	eventually(t, "nothing is asked for", func() bool { return q.Stats().State == StateBusy })
+	if err := q.unpin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	fillFrom(t, conn, 3, 2, 1)
+	steal(t, conn, 2)
+	if err := q.unpin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	busy.Store(false)
+	q.Wake()
+	if got := seqs(r.await(5)); !slices.Equal(got, []uint64{1, 2, 3, 4, 5}) {
+		t.Errorf("handed over: %v", got)
+	}
+	ackAll(t, r.all())
+	eventually(t, "the stream is empty", func() bool { return stored(t, conn) == 0 })
 }

@@ -91,10 +91,10 @@ func (f *fetcher) look(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	return nil, nil //nolint:nilnil // Neither: the contract of this method.
 }
 
-// pinned reports whether the consumer's deliveries, as far as it knows, are ours.
+// pinned reports whether nobody else gets the consumer's deliveries, as far as it knows.
 func (f *fetcher) pinned(info *jetstream.ConsumerInfo) bool {
 	client := pinnedClient(info)
-	return f.pin != "" && (client == "" || client == f.pin)
+	return client == "" || client == f.pin
 }
 
 func pinnedClient(info *jetstream.ConsumerInfo) string {

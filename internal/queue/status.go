@@ -80,6 +80,9 @@ func (f *fetcher) ended() {
 	if f.current.left < batch {
 		return
 	}
+	// In a cluster a delivery is known only when its quorum has it, and one to a former process may have been on its way
+	// there: without another behind it, nothing would tell of it before the ack wait is over.
+	f.mustCheck, f.unsure = f.mustCheck || f.unsure, false
 	f.q.mu.Lock()
 	defer f.q.mu.Unlock()
 	f.q.pending = 0
@@ -104,12 +107,12 @@ func (f *fetcher) full(m *nats.Msg) {
 }
 
 // pinLost notes that another client was pinned, or that the pin expired. The next request asks for a new pin; if
-// others were served meanwhile, the next delivery does not follow the last one, and that is dealt with then.
+// others were served meanwhile, the next delivery does not follow the last one, or there is none and the consumer is asked.
 func (f *fetcher) pinLost() {
 	if f.pin == "" {
 		return
 	}
-	f.pin = ""
+	f.pin, f.unsure = "", true
 	f.q.mu.Lock()
 	f.q.pinLosses++
 	f.q.mu.Unlock()
