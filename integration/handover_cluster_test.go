@@ -4,7 +4,9 @@ package integration
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -75,20 +77,22 @@ func TestAKilledClusterLeaderStallsTheRelayNoLongerThanABareClient(t *testing.T)
 	publisher := new(beats)
 	bare["publish updates"] = publisher
 	go c.publishSteadily(publisher)
+	var relays []*process
 	for i := range 2 {
-		p := c.startReplica(i)
+		p := c.startReplica(i, "KEXRELAY_LOG_LEVEL=debug")
+		relays = append(relays, p)
 		eventually(t, 20*time.Second, "the replica serves", func() bool { return contains(p, `"msg":"serving"`) })
 	}
 	eventually(t, 20*time.Second, "the relay sends", func() bool { return c.api.Counts().Booked > 100 })
 	for round := range c.servers {
 		promised(t, fmt.Sprintf("round %d: longer than a bare client by", round), time.Second, func() time.Duration {
-			return c.stallOf(c.leadByOne(round), bare)
+			return c.stallOf(c.leadByOne(round), bare, relays)
 		})
 	}
 }
 
 // stallOf kills the server that leads everything and gives by how much the relay stood still longer than bare clients.
-func (c *chaos) stallOf(victim *natsServer, bare map[string]*beats) time.Duration {
+func (c *chaos) stallOf(victim *natsServer, bare map[string]*beats, relays []*process) time.Duration {
 	c.t.Helper()
 	begin := time.Now()
 	victim.process.kill()
@@ -102,6 +106,11 @@ func (c *chaos) stallOf(victim *natsServer, bare map[string]*beats) time.Duratio
 	}
 	gap := c.longestPause(begin, end)
 	c.t.Logf("leader %s killed: the relay stood still for %v; a bare client for %v: %v", victim.name, gap.Round(time.Millisecond), slowest, gaps)
+	if gap-slowest > time.Second/2 {
+		for _, p := range relays {
+			c.t.Logf("killed at %s; %s said:\n%s", begin.Format(time.RFC3339Nano), p.name, strings.Join(linesSince(p, begin), "\n"))
+		}
+	}
 	victim.start()
 	return gap - slowest
 }
@@ -229,4 +238,18 @@ func moveLeader(ctx context.Context, nc *nats.Conn, a asset, to string) bool {
 	defer cancel()
 	_, err := nc.RequestWithContext(ctx, subject, fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, to))
 	return err == nil
+}
+
+// linesSince are the lines of a log in JSON that were written since then, without those of single updates.
+func linesSince(p *process, since time.Time) (lines []string) {
+	for line := range strings.Lines(p.output.String()) {
+		var head struct {
+			Time time.Time `json:"time"`
+			Kind string    `json:"kind"`
+		}
+		if json.Unmarshal([]byte(line), &head) == nil && head.Time.After(since) && head.Kind == "" {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	return lines
 }
