@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -255,6 +256,55 @@ func TestEveryAlertHasARunbookAndATest(t *testing.T) {
 	for _, reason := range []string{"unauthorized", "forbidden", "storage"} {
 		if !strings.Contains(string(text), "| `"+reason+"` |") {
 			t.Errorf("the runbooks do not tell of the hold %s", reason)
+		}
+	}
+}
+
+// What the README tells of metrics and their labels is what a relay shows: none is left out, none is there no more.
+func TestTheREADMEListsEveryMetricWithItsLabels(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "\n| metric | labels | |\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	quoted := regexp.MustCompile("`([a-z_]+)`")
+	listed := map[string][]string{}
+	for line := range strings.Lines(table) {
+		cells := strings.Split(line, "|")
+		if len(cells) < 4 || strings.HasPrefix(cells[1], "---") {
+			continue
+		}
+		labels := quoted.FindAllStringSubmatch(cells[2], -1)
+		for _, name := range quoted.FindAllStringSubmatch(cells[1], -1) {
+			metric := "kexrelay_" + name[1]
+			listed[metric] = []string{}
+			for _, label := range labels {
+				listed[metric] = append(listed[metric], label[1])
+			}
+		}
+	}
+	shown := map[string][]string{}
+	for name, sets := range readSeries(t) {
+		for _, part := range []string{"_bucket", "_count", "_sum"} {
+			name = strings.TrimSuffix(name, part)
+		}
+		shown[name] = slices.Sorted(maps.Keys(sets[0]))
+	}
+	for name, labels := range shown {
+		if _, there := listed[name]; !there {
+			t.Errorf("the README does not list %s", name)
+		}
+		for _, label := range labels {
+			if !slices.Contains(listed[name], label) {
+				t.Errorf("the README does not list the label %s of %s", label, name)
+			}
+		}
+	}
+	for name := range listed {
+		if _, there := shown[name]; !there {
+			t.Errorf("the README lists %s, which no relay shows", name)
 		}
 	}
 }

@@ -73,14 +73,18 @@ func TestComposeCarriesAPublishedComment(t *testing.T) {
 		t.Fatalf("results %+v", events)
 	}
 	m := &monitoring{t: t, url: "http://127.0.0.1:" + strconv.Itoa(prometheusPort)}
-	eventually(t, time.Minute, "prometheus scrapes the relay by its name", func() bool { return m.ask(`kexrelay_build_info{job="kexrelay"}`) == 1 })
+	begin := time.Now()
+	for _, query := range []string{`up{job="kexrelay"} == 1`, `kexrelay_updates_total{kind="kommentare",outcome="delivered"} == 1`} {
+		eventually(t, 30*time.Second, "as the README says, prometheus answers "+query, func() bool { return m.ask(query) == 1 })
+	}
+	t.Logf("prometheus shows what was delivered %v after it was", time.Since(begin))
 	var rules struct {
 		Groups []struct{ Rules []json.RawMessage }
 	}
 	if !m.get("/api/v1/rules", &rules) || len(rules.Groups) != 1 || len(rules.Groups[0].Rules) != len(readRules(t)) {
 		t.Errorf("prometheus has the rules %+v", rules)
 	}
-	begin := time.Now()
+	begin = time.Now()
 	docker(t, dir, env, "docker-compose", "stop", "relay")
 	id := strings.TrimSpace(docker(t, dir, env, "docker-compose", "ps", "-aq", "relay"))
 	if code := strings.TrimSpace(docker(t, dir, env, "docker", "inspect", "-f", "{{.State.ExitCode}}", id)); code != "0" {

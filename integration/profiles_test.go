@@ -71,6 +71,9 @@ func TestGrafanaIsProvisionedWithWhatIsThere(t *testing.T) {
 		Datasources []struct {
 			Type, URL string
 			IsDefault bool `yaml:"isDefault"`
+			JSONData  struct {
+				TimeInterval string `yaml:"timeInterval"`
+			} `yaml:"jsonData"`
 		}
 	}
 	readYAML(t, "../deploy/grafana/provisioning/datasources/prometheus.yaml", &sources)
@@ -87,6 +90,15 @@ func TestGrafanaIsProvisionedWithWhatIsThere(t *testing.T) {
 	source, path := sources.Datasources[0], providers.Providers[0].Options.Path
 	if source.Type != "prometheus" || source.URL != "http://prometheus:9090" || !source.IsDefault {
 		t.Errorf("data source %+v", source)
+	}
+	var scraping struct {
+		Global struct {
+			Interval string `yaml:"scrape_interval"`
+		}
+	}
+	readYAML(t, "../deploy/prometheus/prometheus.yml", &scraping)
+	if scraping.Global.Interval == "" || source.JSONData.TimeInterval != scraping.Global.Interval {
+		t.Errorf("rates are over %q at least, prometheus scrapes every %q", source.JSONData.TimeInterval, scraping.Global.Interval)
 	}
 	grafana := composed(t, "grafana").Services["grafana"]
 	root, err := filepath.Abs("..")
