@@ -230,14 +230,15 @@ func (r *pauseReport) printResumed(p *printer) error {
 	if r.Kind != "" {
 		what += " of kind " + string(r.Kind)
 	}
-	words := what + " was not paused"
+	verdict, words := "not paused", what+" was not paused"
 	if r.WasPaused {
+		verdict = "resumed"
 		words = fmt.Sprintf("%s goes on; it was paused since %s by %s", what, localTime(r.Since), cmp.Or(printable(r.By), "somebody"))
 		if r.Reason != "" {
 			words += ": " + printable(r.Reason)
 		}
 	}
-	if err := p.line("%s: %s", p.paint(good, "not paused"), words); err != nil {
+	if err := p.line("%s: %s", p.paint(good, verdict), words); err != nil {
 		return err
 	}
 	for _, kind := range r.StillPaused {
