@@ -297,7 +297,9 @@ func connectError(servers string, err error) error {
 		return fmt.Errorf("NATS at %s and this client disagree about TLS; check the URL's scheme and --tlsfirst: %w", servers, err)
 	case strings.Contains(text, "certificate signed by unknown authority"):
 		return fmt.Errorf("the certificate of NATS at %s is not trusted; name its CA with --tlsca: %w", servers, err)
-	case strings.Contains(text, "certificate required"), strings.Contains(text, "bad certificate"):
+	case strings.Contains(text, "certificate required"), strings.Contains(text, "bad certificate"),
+		// In TLS 1.3 the server refuses only behind the handshake, and its reason may be lost with the connection.
+		strings.Contains(text, "after TLS handshake"):
 		return fmt.Errorf("NATS at %s wants a client certificate; give --tlscert and --tlskey: %w", servers, err)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
 		return settingsError(fmt.Errorf("reading a file of the connection settings (--creds, --nkey, --tlscert, --tlskey, --tlsca): %w", err))

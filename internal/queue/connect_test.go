@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -113,6 +114,7 @@ func TestConnectErrorsNameTheOption(t *testing.T) {
 		{nats.ErrSecureConnRequired, "--tlsfirst"},
 		{x509.UnknownAuthorityError{}, "--tlsca"},
 		{errors.New("remote error: tls: certificate required"), "--tlscert"},
+		{fmt.Errorf("%w: connection closed by remote after TLS handshake", nats.ErrTLS), "--tlscert"},
 		{nats.ErrAuthExpired, "--creds"},
 		{errors.New("whatever"), "connecting to NATS at nats://host:1"},
 	} {
@@ -124,6 +126,19 @@ func TestConnectErrorsNameTheOption(t *testing.T) {
 	if got, want := redactURLs("nats://u:p@a:1, tls://token@b:2,c:3,nats://u:p@ss@d:4"), "nats://a:1,tls://b:2,c:3,nats://d:4"; got != want {
 		t.Errorf("redacted %q, want %q", got, want)
 	}
+}
+
+// Whatever the server's refusal arrives as.
+func TestAServerThatWantsACertificateSaysSo(t *testing.T) {
+	s := embeddedtest.RunSecured(t, embeddedtest.SecuredOptions{MutualTLS: true})
+	opts := ConnectOptions{URL: s.URL(), NKey: s.File("reader.nk"), InboxPrefix: "_INBOX_reader", TLSCA: s.File("ca.crt")}
+	for range 5 {
+		if _, err := Connect(t.Context(), opts, Hooks{}); err == nil || !strings.Contains(err.Error(), "give --tlscert and --tlskey") {
+			t.Errorf("without a certificate: %v", err)
+		}
+	}
+	opts.TLSCert, opts.TLSKey = s.File("client.crt"), s.File("client.key")
+	connect(t, opts, Hooks{})
 }
 
 func contexts(t *testing.T, files map[string]string, selected string) {
