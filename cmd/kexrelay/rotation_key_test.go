@@ -78,7 +78,8 @@ func TestTheKeyOfTheFilesIsChangedWhileARelayRuns(t *testing.T) {
 	var last int
 	for i, line := range strings.Split(strings.TrimSpace(results), "\n") {
 		var seq int
-		if _, err := fmt.Sscanf(line[strings.Index(line, `"updateSeq":`):], `"updateSeq":%d`, &seq); err != nil || seq <= last {
+		_, from, _ := strings.Cut(line, `"updateSeq":`)
+		if _, err := fmt.Sscanf(from, "%d", &seq); err != nil || seq <= last {
 			t.Errorf("result %d is of update %d, after that of %d (%v)", i, seq, last, err)
 		}
 		last = seq

@@ -69,59 +69,66 @@ func (e *encrypted) connect() (jetstream.JetStream, func()) {
 // whole waits until all three have all that there is, and gives the streams' messages and consumers.
 func (e *encrypted) whole() map[string]string {
 	e.t.Helper()
-	var found map[string]string
 	for end := time.Now().Add(2 * time.Minute); ; {
-		js, done := e.connect()
-		missing := "no stream"
-		found = map[string]string{}
-		for info := range js.ListStreams(e.t.Context()).Info() {
-			found[info.Config.Name] = fmt.Sprintf("%d messages, %d to %d", info.State.Msgs, info.State.FirstSeq, info.State.LastSeq)
-			missing = ""
-			if stream, err := js.Stream(e.t.Context(), info.Config.Name); err == nil {
-				for consumer := range stream.ListConsumers(e.t.Context()).Info() {
-					found[info.Config.Name+" "+consumer.Name] = fmt.Sprintf("%d delivered", consumer.Delivered.Stream)
-					missing += lagging(consumer.Name, consumer.Cluster)
-				}
-			}
-			missing += lagging(info.Config.Name, info.Cluster)
-		}
-		done()
-		missing += e.differing()
-		if missing == "" && len(found) == 8 {
+		found, missing := e.look()
+		if len(missing) == 0 && len(found) == 8 {
 			return found
 		}
 		if time.Now().After(end) {
-			e.t.Fatalf("after two minutes there is %v, and not whole: %s", found, missing)
+			e.t.Fatalf("after two minutes there is %v, and not whole: %v", found, missing)
 		}
 		<-time.After(100 * time.Millisecond)
 	}
 }
 
+// look gives what there is, and what is not on all three.
+func (e *encrypted) look() (found map[string]string, missing []string) {
+	e.t.Helper()
+	js, done := e.connect()
+	defer done()
+	found = map[string]string{}
+	for info := range js.ListStreams(e.t.Context()).Info() {
+		name := info.Config.Name
+		found[name] = fmt.Sprintf("%d messages, %d to %d", info.State.Msgs, info.State.FirstSeq, info.State.LastSeq)
+		missing = append(missing, lagging(name, info.Cluster)...)
+		stream, err := js.Stream(e.t.Context(), name)
+		if err != nil {
+			missing = append(missing, err.Error())
+			continue
+		}
+		for consumer := range stream.ListConsumers(e.t.Context()).Info() {
+			found[name+" "+consumer.Name] = fmt.Sprintf("%d delivered", consumer.Delivered.Stream)
+			missing = append(missing, lagging(consumer.Name, consumer.Cluster)...)
+		}
+	}
+	return found, append(missing, e.differing()...)
+}
+
 // differing says whether servers have different amounts, each asked for itself: what the others know of one that has just
 // been started may be of before.
-func (e *encrypted) differing() string {
+func (e *encrypted) differing() []string {
 	amounts := map[string]bool{}
 	for _, s := range e.servers {
 		info, err := s.Jsz(&server.JSzOptions{})
 		if err != nil {
-			return err.Error()
+			return []string{err.Error()}
 		}
 		amounts[fmt.Sprintf("%d streams, %d consumers, %d messages", info.Streams, info.Consumers, info.Messages)] = true
 	}
 	if len(amounts) == 1 {
-		return ""
+		return nil
 	}
-	return fmt.Sprint(slices.Collect(maps.Keys(amounts)))
+	return slices.Sorted(maps.Keys(amounts))
 }
 
 // lagging names who has not all of something.
-func lagging(name string, group *jetstream.ClusterInfo) (missing string) {
+func lagging(name string, group *jetstream.ClusterInfo) (missing []string) {
 	if group == nil || group.Leader == "" || len(group.Replicas) != 2 {
-		return name + " has no leader, or not three copies; "
+		return []string{name + " has no leader, or not three copies"}
 	}
 	for _, replica := range group.Replicas {
 		if !replica.Current || replica.Offline || replica.Lag != 0 {
-			missing += fmt.Sprintf("%s lags on %s; ", name, replica.Name)
+			missing = append(missing, name+" lags on "+replica.Name)
 		}
 	}
 	return missing
