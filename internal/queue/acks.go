@@ -68,7 +68,12 @@ func (u *unproven) all(now time.Time) []string {
 func (q *Queue) forgetAcks() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.forgetAcksLocked()
+}
+
+func (q *Queue) forgetAcksLocked() {
 	q.unproven = unproven{}
+	q.order.late = nil
 }
 
 // ack sends an ack that is remembered already. While NATS is away that fails; it is sent again afterwards. It is

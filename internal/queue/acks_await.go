@@ -24,6 +24,7 @@ const (
 // It takes until ctx ends, but no longer than the connection's timeout. The error says how many updates may come
 // again: the server did not answer, or it knows nothing of their delivery since it was killed.
 func (q *Queue) AwaitAcks(ctx context.Context) error {
+	q.ackNow()
 	q.mu.Lock()
 	open := q.unproven.unapplied()
 	q.mu.Unlock()

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"kexrelay/internal/fault"
+	"kexrelay/internal/topology"
 )
 
 // arrive hands a body of one Vorgang to a queue of no consumer.
@@ -250,5 +252,58 @@ func TestQueuesShareTheBudget(t *testing.T) {
 	one.Close()
 	if budget.share() != 16*mebi {
 		t.Errorf("a share of %d after the other has gone", budget.share())
+	}
+}
+
+// The server reads an update before it sees that it does not fit any more, and reads it again for the next request.
+func TestARequestAsksForAsManyUpdatesAsFit(t *testing.T) {
+	for name, c := range map[string]struct {
+		last pull
+		want int
+	}{
+		"nothing is known":        {pull{}, batch},
+		"nothing came":            {pull{asked: batch, left: batch}, batch},
+		"comments":                {pull{asked: batch, left: 24, bytes: 1000 * 400}, batch},
+		"documents of 1 MB":       {pull{asked: batch, left: batch - 8, bytes: 8 * 1_000_300}, 8},
+		"all of them came":        {pull{asked: 8, bytes: 8 * 1_000_300}, 8},
+		"documents of 5 MB":       {pull{asked: batch, left: batch - 1, bytes: 5_000_300}, 1},
+		"larger than any request": {pull{asked: 1, bytes: 100 * mebi}, 1},
+	} {
+		f := &fetcher{current: c.last}
+		if got := f.wanted(chunkBytes); got != c.want {
+			t.Errorf("%s: got %d, want %d", name, got, c.want)
+		}
+	}
+}
+
+func TestNoUpdateIsTooMuchForARequestAfterTheFirst(t *testing.T) {
+	conn := prepared(t)
+	const n, size = 60, mebi
+	requests, err := conn.nc.SubscribeSync(conn.apiPrefix + "CONSUMER.MSG.NEXT." + topology.StreamUpdates + "." + topology.Consumer(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	publishDocuments(t, conn, n, size, func(i int) int { return i })
+	q := open(t, conn, Config{Budget: NewBudget(64 * mebi)})
+	r := start(t, q)
+	for i := range n {
+		ackAll(t, r.await(i + 1)[i:i+1])
+	}
+	r.stop()
+	for i := 0; ; i++ {
+		m, err := requests.NextMsg(100 * time.Millisecond)
+		if err != nil {
+			return
+		}
+		var asked pullRequest
+		if err := json.Unmarshal(m.Data, &asked); err != nil {
+			t.Fatal(err)
+		}
+		if asked.MaxBytes == 1 {
+			continue // It only keeps the pin.
+		}
+		if i > 0 && int64(asked.Batch)*size > asked.MaxBytes {
+			t.Errorf("request %d is for %d updates and for %d bytes", i+1, asked.Batch, asked.MaxBytes)
+		}
 	}
 }

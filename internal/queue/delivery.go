@@ -176,7 +176,8 @@ func (d *Delivery) Park() {
 	q.makeRoomLocked()
 }
 
-// Ack settles the update: it leaves the stream. Ack returns as soon as the ack is on its way. While NATS is away it
+// Ack settles the update: it leaves the stream. Ack returns as soon as the ack is on its way, or waits its turn: that of a
+// large update goes out behind those of older ones, but within 250 ms. While NATS is away it
 // is kept, and after a reconnect it is sent again if the server may not have read it, as long as Run is running. An
 // ack that is lost nevertheless (a server killed within the next 100 ms has forgotten it) makes the update come
 // again; it is then acked again and not handed over, unless this process has ended or has settled twice
@@ -190,10 +191,15 @@ func (d *Delivery) Ack(_ context.Context) error {
 		return nil
 	}
 	q.settled.add(d.seq, d.storedAt)
-	reply := d.reply
-	q.unproven.add(reply)
 	q.removeLocked(d)
 	q.makeRoomLocked()
+	if d.size >= orderedSize {
+		due := q.ackInOrderLocked(d)
+		q.mu.Unlock()
+		return q.ackAll(due)
+	}
+	reply := d.reply
+	q.unproven.add(reply)
 	q.mu.Unlock()
 	return q.ack(reply)
 }

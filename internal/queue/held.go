@@ -116,6 +116,7 @@ func (q *Queue) take(meta ackMeta, m *nats.Msg, request uint64, chunk int64) int
 	d := &Delivery{q: q, seq: meta.streamSeq, storedAt: meta.storedAt, subject: topology.PublishedSubject(m.Subject), reply: m.Reply}
 	d.size = int32(min(m.Size()+bodyOverhead, math.MaxInt32)) //nolint:gosec // Bounded, and no message is that large.
 	q.addLocked(d)
+	q.order.expect(d)
 	if d.key.n > q.cfg.BodiesPerKey {
 		q.dropped++
 		return intake{update: d}
@@ -240,7 +241,7 @@ func (q *Queue) shedLocked() {
 // abandonLocked gives up everything held and every ack on its way: the same sequences may be other updates by now, and
 // the server does not look at when they were stored.
 func (q *Queue) abandonLocked() {
-	q.unproven = unproven{}
+	q.forgetAcksLocked()
 	for _, d := range q.held {
 		q.removeLocked(d)
 	}

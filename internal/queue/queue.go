@@ -85,6 +85,7 @@ type Queue struct {
 	// pending is how many updates waited behind the last one delivered.
 	pending  uint64
 	unproven unproven
+	order    ackOrder
 
 	// stranded is the oldest update that should have left the stream and has not, 0 for none.
 	stranded      atomic.Uint64
@@ -308,6 +309,7 @@ func (q *Queue) Close() {
 		q.budget.leave(q)
 	})
 	q.stopped.Wait()
+	q.ackNow()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.abandonLocked()

@@ -222,7 +222,7 @@ func TestARequestLostWithoutAWordIsNoticed(t *testing.T) {
 		if err := f.subscribe(); err != nil {
 			t.Fatal(err)
 		}
-		f.current = pull{reply: "lost", left: batch, open: true, deadline: time.Now()}
+		f.current = pull{reply: "lost", asked: batch, left: batch, open: true, deadline: time.Now()}
 	}
 	lose()
 	step()

@@ -77,7 +77,7 @@ func (f *fetcher) conflict(m *nats.Msg, mine bool, text string) error {
 // ended notes a request that expired: the consumer is there and has nothing more to give.
 func (f *fetcher) ended() {
 	f.healthy()
-	if f.current.left < batch {
+	if f.current.left < f.current.asked {
 		return
 	}
 	// In a cluster a delivery is known only when its quorum has it, and one to a former process may have been on its way
@@ -93,17 +93,17 @@ func (f *fetcher) ended() {
 func (f *fetcher) full(m *nats.Msg) {
 	f.healthy()
 	left, err := strconv.Atoi(m.Header.Get(headerPendingCount))
-	if err != nil || left < batch {
+	if err != nil || left < f.current.asked {
 		f.grown = 0
 		return
 	}
-	if asked := f.q.chunk(); asked < maxChunkBytes {
+	if asked := f.current.most; asked < maxChunkBytes {
 		f.grown = 2 * asked
 		f.q.logger.Info("an update is larger than the request for it, asking for more", slog.Int64("bytes", f.grown))
 		return
 	}
 	f.retryAt = time.Now().Add(maxPause)
-	f.trouble(fmt.Errorf("the next update does not fit into a request of %d bytes", f.q.chunk()))
+	f.trouble(fmt.Errorf("the next update does not fit into a request of %d bytes", f.current.most))
 }
 
 // pinLost notes that another client was pinned, or that the pin expired. The next request asks for a new pin; if
