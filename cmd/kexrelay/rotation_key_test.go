@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"kexrelay/internal/embedded/embeddedtest"
-	"kexrelay/internal/simulator"
 )
 
 // The key of nats-server's files is changed as the README says, while a relay runs: nats-server 2.15.2 forgets what it has
@@ -19,21 +18,7 @@ func TestTheKeyOfTheFilesIsChangedWhileARelayRuns(t *testing.T) {
 	s := embeddedtest.RunSecured(t, embeddedtest.SecuredOptions{Key: "first-key"})
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	run := func(role, args string) {
-		t.Helper()
-		if code, output := asRole(ctx, s, role, strings.Split(args, "|")); code != 0 {
-			t.Fatalf("%s: %s: exit code %d:\n%s", role, args, code, output)
-		}
-	}
-	sim, err := simulator.New(simulator.Config{ClientID: "dev", ClientSecret: "dev-secret"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	api, err := sim.Start(ctx, "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = api.Close() })
+	sim, api, run := onSecured(ctx, t, s, "dev-secret")
 	run("setup", "setup")
 	serving, stop := context.WithCancel(ctx)
 	var relay sync.WaitGroup

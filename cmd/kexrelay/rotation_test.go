@@ -13,20 +13,11 @@ import (
 	"kexrelay/internal/simulator"
 )
 
-// Under load the client secret, the relay's credentials and every certificate are replaced. The process lives on, and
-// every update is booked.
-func TestSecretsRotateUnderLoad(t *testing.T) {
-	opts := embeddedtest.SecuredOptions{JWT: true, MutualTLS: true}
-	s := embeddedtest.RunSecured(t, opts)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	run := func(role, args string) {
-		t.Helper()
-		if code, output := asRole(ctx, s, role, strings.Split(args, "|")); code != 0 {
-			t.Errorf("%s: %s: exit code %d:\n%s", role, args, code, output)
-		}
-	}
-	sim, err := simulator.New(simulator.Config{ClientID: "dev", ClientSecret: "c4nary-first"})
+// onSecured starts an API beside a secured NATS, with a client secret for the client "dev", and gives what runs a command as
+// one of the roles.
+func onSecured(ctx context.Context, t *testing.T, s *embeddedtest.Secured, secret string) (*simulator.Simulator, *simulator.Server, func(role, args string)) {
+	t.Helper()
+	sim, err := simulator.New(simulator.Config{ClientID: "dev", ClientSecret: secret})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,6 +26,22 @@ func TestSecretsRotateUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = api.Close() })
+	return sim, api, func(role, args string) {
+		t.Helper()
+		if code, output := asRole(ctx, s, role, strings.Split(args, "|")); code != 0 {
+			t.Errorf("%s: %s: exit code %d:\n%s", role, args, code, output)
+		}
+	}
+}
+
+// Under load the client secret, the relay's credentials and every certificate are replaced. The process lives on, and
+// every update is booked.
+func TestSecretsRotateUnderLoad(t *testing.T) {
+	opts := embeddedtest.SecuredOptions{JWT: true, MutualTLS: true}
+	s := embeddedtest.RunSecured(t, opts)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	sim, api, run := onSecured(ctx, t, s, "c4nary-first")
 	secret := filepath.Join(s.Dir, "secret")
 	embeddedtest.WriteFile(t, secret, []byte("c4nary-first\n"))
 	run("setup", "setup")
