@@ -258,9 +258,21 @@ func TestSharesOutliveAFreezeAndARestartOfNATS(t *testing.T) {
 		t.Errorf("held by %v, before by %v", after, before)
 	}
 	if n := strings.Count(first.output.String()+second.output.String(), `"msg":"partition is handed over`); n > 2+2 {
-		t.Errorf("%d partitions were handed over, want the share of the second one, twice", n)
+		t.Errorf("%d partitions were handed over, want the share of the second one, twice\n%s\n%s", n, ownLines(first), ownLines(second))
 	}
 	s.checkOrder()
+}
+
+// ownLines are what a relay logged of everything but its attempts.
+func ownLines(p *process) string {
+	var own strings.Builder
+	own.WriteString(p.name + ":\n")
+	for line := range strings.Lines(p.output.String()) {
+		if !strings.Contains(line, `"msg":"attempt"`) {
+			own.WriteString(line)
+		}
+	}
+	return own.String()
 }
 
 // holders are the processes that hold the partitions, by number.

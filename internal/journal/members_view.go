@@ -70,6 +70,9 @@ type seenReplica struct {
 	gone    bool
 	// beats says that the record has changed under our eyes: it is not what a process left that died before we came.
 	beats bool
+	// dead says that a lease of it was seen to be stale since. When that one is taken, another of its leases may still
+	// have a moment to go, and until then it would look alive: what was just taken would be handed over to it.
+	dead bool
 }
 
 func newView(me string, timing leaseTiming) view {
@@ -151,8 +154,10 @@ func (v *view) look(now time.Duration, partitions int, own func(partition int) s
 	for number := range fleet.Partitions {
 		fleet.Partitions[number] = v.heldLocked(now, number, own(number), dead)
 	}
-	for _, r := range v.replicas {
-		if r.process != v.me && !r.gone && r.beats && v.silentFor(now, r.since) < v.timing.stale && !dead[r.process] {
+	for slot, r := range v.replicas {
+		r.dead = r.dead || dead[r.process]
+		v.replicas[slot] = r
+		if r.process != v.me && !r.gone && r.beats && v.silentFor(now, r.since) < v.timing.stale && !r.dead {
 			fleet.Live = append(fleet.Live, r.process)
 		}
 	}

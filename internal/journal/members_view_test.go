@@ -104,6 +104,27 @@ func TestOnlyWhoBeatsLives(t *testing.T) {
 	s.wantLive(t, "me", "x")
 }
 
+// Leases of one process do not become stale in the same moment. Between them what was taken of it must not be handed over to
+// it again.
+func TestWhoLetOneLeaseBecomeStaleIsDeadUntilItIsHeardOf(t *testing.T) {
+	s := newScene()
+	s.replica(0, "me")
+	s.lease(0, "x")
+	s.now += 100 * time.Millisecond
+	s.replica(1, "x")
+	s.lease(1, "x")
+	s.pass(5*time.Second - 100*time.Millisecond)
+	s.wantHeld(t, 0, Held{})
+	s.wantHeld(t, 1, Held{Holder: "x"})
+	s.wantLive(t, "me")
+	s.lease(0, "me")
+	s.wantLive(t, "me")
+	s.replica(1, "x") // It goes on.
+	s.wantLive(t, "me", "x")
+	s.pass(5 * time.Second)
+	s.wantLive(t, "me")
+}
+
 func TestAStaleLeaseIsFreeAndItsHolderDead(t *testing.T) {
 	s := newScene()
 	s.replica(0, "me")
