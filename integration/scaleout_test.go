@@ -242,6 +242,9 @@ func TestSharesOutliveAFreezeAndARestartOfNATS(t *testing.T) {
 	}
 	s.awaitEven(first, second)
 	s.drained(20 * time.Second)
+	eventually(t, 20*time.Second, "the second serves its share again: only then it loses its leases and does not give them back", func() bool {
+		return strings.Count(second.output.String(), `"msg":"partition taken over"`) >= 2+2
+	})
 
 	before := s.holders()
 	s.nats.kill()
