@@ -16,6 +16,7 @@ func FreePort(t TB) int {
 	t.Helper()
 	const first, count, names = 12000, 20000, "@kexrelay-test-port-"
 	var config net.ListenConfig
+	var dialer net.Dialer
 	for {
 		number := first + rand.IntN(count) //nolint:gosec // G404: a free port is no secret.
 		port := strconv.Itoa(number)
@@ -26,15 +27,17 @@ func FreePort(t TB) int {
 		if err != nil {
 			t.Fatalf("reserving port %s: %v", port, err)
 		}
-		listener, err := config.Listen(context.Background(), "tcp", "127.0.0.1:"+port)
-		if err != nil {
+		// Asked, not tried: a listener would be copied into every process that is started in this moment, and the port
+		// taken until that runs its program.
+		conn, err := dialer.DialContext(context.Background(), "tcp", "127.0.0.1:"+port)
+		if !errors.Is(err, syscall.ECONNREFUSED) {
 			_ = name.Close() // Nobody asked it anything.
-			if errors.Is(err, syscall.EADDRINUSE) {
-				continue
+			if err != nil {
+				t.Fatalf("trying port %s: %v", port, err)
 			}
-			t.Fatalf("trying port %s: %v", port, err)
+			_ = conn.Close() // Nothing was said.
+			continue
 		}
-		_ = listener.Close() // Nobody came.
 		t.Cleanup(func() { _ = name.Close() })
 		return number
 	}
